@@ -1,0 +1,1 @@
+"""blockreplica: block-level replication of virtual disk images."""

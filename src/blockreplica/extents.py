@@ -1,0 +1,55 @@
+"""Extents: runs of bytes, half-open, the common word of every module that speaks of places on a disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Extent:
+    """`length` bytes from byte `offset` on."""
+
+    offset: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """The first byte behind it."""
+        return self.offset + self.length
+
+    def clip(self, start: int, end: int) -> Extent | None:
+        """The part within [start, end), or None."""
+        low, high = max(self.offset, start), min(self.end, end)
+        return Extent(low, high - low) if low < high else None
+
+    def aligned(self, unit: int, limit: int) -> Extent:
+        """The smallest extent of whole units around it, cut at `limit`."""
+        low = self.offset // unit * unit
+        return Extent(low, min(-(-self.end // unit) * unit, limit) - low)
+
+
+def merged(extents: Iterable[Extent]) -> Iterator[Extent]:
+    """The same bytes as `extents`, which come sorted by offset, with touching and overlapping ones joined."""
+    held: Extent | None = None
+    for extent in extents:
+        if held is None:
+            held = extent
+        elif extent.offset <= held.end:
+            held = Extent(held.offset, max(held.end, extent.end) - held.offset)
+        else:
+            yield held
+            held = extent
+    if held is not None:
+        yield held
+
+
+def windows(size: int, step: int, start: int = 0) -> Iterator[Extent]:
+    """The disk from `start` to `size` in pieces of `step` bytes, the last one shorter."""
+    for offset in range(start, size, step):
+        yield Extent(offset, min(step, size - offset))
+
+
+def total(extents: Iterable[Extent]) -> int:
+    """Bytes in all of them."""
+    return sum(extent.length for extent in extents)

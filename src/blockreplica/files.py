@@ -1,0 +1,202 @@
+"""The one seam to the file system: tracker state, logs and stores reach their files through it and nothing else.
+
+A test hands in another `Files`, which fails the n-th call, loses or reorders what was not synced, or tears a write.
+`File` holds a real descriptor, so the C kernels read through `fileno()`; whatever *writes* goes through a method here.
+
+Durability is one helper, `Files.write_durably`: write, fsync, rename, fsync the folder. Nothing else replaces a file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import kernels
+from .errors import FormatError, translated
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+class File:
+    """An open file. Offsets and lengths in bytes; every OSError leaves as a typed error that names the path."""
+
+    __slots__ = ("_fd", "path")
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+
+    def fileno(self) -> int:
+        """The descriptor, for kernels that read and for locks; never to write through."""
+        return self._fd
+
+    def size(self) -> int:
+        """Bytes in the file; for a block device, of the device."""
+        with translated(self.path, "measuring"):
+            return os.lseek(self._fd, 0, os.SEEK_END)
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """`length` bytes from `offset`; fewer only where the file ends."""
+        buffer = bytearray(length)
+        return bytes(memoryview(buffer)[: self.pread_into(buffer, offset)])
+
+    def pread_into(self, buffer: Buffer, offset: int) -> int:
+        """Fill `buffer` from `offset`; returns the bytes read, fewer than its length only where the file ends."""
+        view, done = memoryview(buffer).cast("B"), 0
+        with translated(self.path, f"reading at offset {offset}"):
+            while done < len(view):
+                count = os.preadv(self._fd, [view[done:]], offset + done)
+                if count == 0:
+                    break
+                done += count
+        return done
+
+    def pwrite(self, data: Buffer, offset: int) -> None:
+        """Write all of `data` at `offset`."""
+        view, done = memoryview(data).cast("B"), 0
+        with translated(self.path, f"writing at offset {offset}"):
+            while done < len(view):
+                done += os.pwrite(self._fd, view[done:], offset + done)
+
+    def read_extents(self, extents: Buffer, buffer: Buffer) -> None:
+        """Batch read: `extents` as `kernels.EXTENTS` rows (file offset, length, buffer offset); zeros past the end."""
+        with translated(self.path, "reading"):
+            kernels.read_extents(self._fd, extents, buffer)
+
+    def write_extents(self, extents: Buffer, buffer: Buffer) -> None:
+        """Batch write; rows as in `read_extents`."""
+        with translated(self.path, "writing"):
+            kernels.write_extents(self._fd, extents, buffer)
+
+    def copy_from(
+        self, source: int, offset: int, length: int, block_size: int, table: Buffer, *, seed: int, punch: bool
+    ) -> int:
+        """Copy an extent of descriptor `source` to the same offset here, building its checksum table on the way.
+
+        See `kernels.copy_file`; returns the bytes written.
+        """
+        with translated(self.path, f"copying to offset {offset}"):
+            return kernels.copy_file(source, self._fd, offset, length, block_size, table, seed=seed, punch=punch)
+
+    def zero(self, offset: int, length: int) -> None:
+        """Make the extent read as zeros, as a hole where the file system has holes; the size stays."""
+        with translated(self.path, f"punching a hole at offset {offset}"):
+            kernels.punch_hole(self._fd, offset, length)
+
+    def truncate(self, size: int) -> None:
+        """Grow (with a hole) or shrink the file to `size` bytes."""
+        with translated(self.path, f"resizing to {size} bytes"):
+            os.ftruncate(self._fd, size)
+
+    def sync(self) -> None:
+        """fdatasync. When it fails, nothing written since the last success counts as durable, for good."""
+        with translated(self.path, "fsync"):
+            os.fdatasync(self._fd)
+
+    def next_data(self, offset: int) -> int | None:
+        """The next byte at or behind `offset` that is not in a hole, or None."""
+        try:
+            return os.lseek(self._fd, offset, os.SEEK_DATA)
+        except OSError:  # ENXIO: nothing but hole up to the end
+            return None
+
+    def lock(self, *, shared: bool = False) -> bool:
+        """Try flock; False when somebody else holds it. Closing the file lets it go."""
+        try:
+            fcntl.flock(self._fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close; a second call does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> File:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Files:
+    """The file system. Errors as in `File`."""
+
+    def open(self, path: Path, *, write: bool = False, create: bool = False, exclusive: bool = False) -> File:
+        """Open a file; `create` it when it is missing, with `exclusive` only when it is."""
+        flags = os.O_RDWR if write else os.O_RDONLY
+        if create or exclusive:
+            flags |= os.O_CREAT | (os.O_EXCL if exclusive else 0)
+        with translated(path, "opening"):
+            return File(path, os.open(path, flags | os.O_CLOEXEC, 0o666))
+
+    def read(self, path: Path, *, limit: int) -> bytes:
+        """The whole of a small file; FormatError when it is larger than `limit` bytes."""
+        with self.open(path) as file:
+            data = file.pread(limit + 1, 0)
+        if len(data) > limit:
+            raise FormatError.at(path, limit, "file too large", wanted=f"at most {limit} bytes", got="more")
+        return data
+
+    def write_durably(self, path: Path, data: Buffer) -> None:
+        """Replace `path` by `data` as one step that a crash leaves undone or done: write, fsync, rename, fsync."""
+        temporary = path.with_name(path.name + ".new")
+        with self.open(temporary, write=True, create=True) as file:
+            file.truncate(0)
+            file.pwrite(data, 0)
+            file.sync()
+        self.rename(temporary, path)
+        self.sync_folder(path.parent)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Rename, replacing `target`; durable only after `sync_folder`."""
+        with translated(source, f"renaming to {target}"):
+            os.replace(source, target)
+
+    def unlink(self, path: Path) -> None:
+        """Remove a file; one that is not there is no error."""
+        with translated(path, "removing"):
+            path.unlink(missing_ok=True)
+
+    def make_folder(self, path: Path) -> None:
+        """Create a folder and its parents, durably; one that is there is no error."""
+        if path.is_dir():
+            return
+        self.make_folder(path.parent)
+        with translated(path, "creating the folder"):
+            path.mkdir(exist_ok=True)
+        self.sync_folder(path.parent)
+
+    def remove_folder(self, path: Path) -> None:
+        """Remove an empty folder."""
+        with translated(path, "removing the folder"):
+            path.rmdir()
+
+    def sync_folder(self, path: Path) -> None:
+        """Make the names in a folder durable."""
+        with translated(path, "fsync of the folder"):
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def exists(self, path: Path) -> bool:
+        """Whether there is anything of that name."""
+        return path.exists()
+
+    def names(self, folder: Path) -> list[str]:
+        """The names in a folder, sorted; an empty list when there is no such folder."""
+        try:
+            return sorted(os.listdir(folder))
+        except FileNotFoundError:
+            return []
+
+
+#: The real file system.
+FILES = Files()
