@@ -1,8 +1,8 @@
 """The C extension; everything else about the package stands in pyproject.toml.
 
-The extension is built for the stable ABI of CPython 3.11, so one wheel serves every later version. The checksum
-kernels need `xxhash.h` (Debian: libxxhash-dev); without that header the extension builds all the same, and the
-Python package xxhash computes the checksums.
+The extension is built for the stable ABI of CPython 3.11, so one wheel serves every later version. The
+checksum kernels need `xxhash.h` (Debian: libxxhash-dev); without that header the extension builds all the
+same, and the Python package xxhash computes the checksums.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ native = Extension(
     include_dirs=["native"],
     define_macros=[("Py_LIMITED_API", "0x030B0000")],
     extra_compile_args=flags,
-    extra_link_args=["-pthread"] + os.environ.get("BLOCKREPLICA_LDFLAGS", "").split(),
+    extra_link_args=["-pthread", *os.environ.get("BLOCKREPLICA_LDFLAGS", "").split()],
     py_limited_api=True,
 )
 

@@ -2,7 +2,7 @@
 
     BlockReplicaError            1   anything below; never raised itself
     ├── UsageError               2   an argument that cannot be meant
-    ├── FormatError              3   a file that is not what its name says: truncated, flipped, forged, too new
+    ├── FormatError              3   a file is not what its name says: truncated, flipped, forged, too new
     │   ├── LogError             3   a change log (.hrl)
     │   │   └── LogOpenError     3   … that was never closed
     │   ├── TableError           3   a checksum table
@@ -17,8 +17,8 @@
     │   └── NoSpaceError         8   … for want of room                               (recoverable)
     └── NotConvergingError       9   the image changes faster than it can be copied   (recoverable)
 
-Exit code 0 is success, 130 an interruption by Ctrl-C. Every message says what, where, what was wanted, what was
-found, and what to do.
+Exit code 0 is success, 130 an interruption by Ctrl-C. Every message says what, where, what was wanted, what
+was found, and what to do.
 """
 
 from __future__ import annotations

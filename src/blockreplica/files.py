@@ -1,9 +1,11 @@
-"""The one seam to the file system: tracker state, logs and stores reach their files through it and nothing else.
+"""The one seam to the file system: tracker state, logs and stores reach their files through it alone.
 
-A test hands in another `Files`, which fails the n-th call, loses or reorders what was not synced, or tears a write.
-`File` holds a real descriptor, so the C kernels read through `fileno()`; whatever *writes* goes through a method here.
+A test hands in another `Files`, which fails the n-th call, loses or reorders what was not synced, or tears a
+write. `File` holds a real descriptor, so the C kernels read through `fileno()`; whatever *writes* goes
+through a method here.
 
-Durability is one helper, `Files.write_durably`: write, fsync, rename, fsync the folder. Nothing else replaces a file.
+Durability is one helper, `Files.write_durably`: write, fsync, rename, fsync the folder. Nothing else replaces
+a file.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class File:
-    """An open file. Offsets and lengths in bytes; every OSError leaves as a typed error that names the path."""
+    """An open file. Offsets and lengths in bytes; every OSError leaves as a typed error naming the path."""
 
     __slots__ = ("_fd", "path")
 
@@ -44,7 +46,7 @@ class File:
         return bytes(memoryview(buffer)[: self.pread_into(buffer, offset)])
 
     def pread_into(self, buffer: Buffer, offset: int) -> int:
-        """Fill `buffer` from `offset`; returns the bytes read, fewer than its length only where the file ends."""
+        """Fill `buffer` from `offset`; returns the bytes read, fewer than asked only where the file ends."""
         view, done = memoryview(buffer).cast("B"), 0
         with translated(self.path, f"reading at offset {offset}"):
             while done < len(view):
@@ -62,7 +64,7 @@ class File:
                 done += os.pwrite(self._fd, view[done:], offset + done)
 
     def read_extents(self, extents: Buffer, buffer: Buffer) -> None:
-        """Batch read: `extents` as `kernels.EXTENTS` rows (file offset, length, buffer offset); zeros past the end."""
+        """Batch read by `kernels.EXTENTS` rows (file offset, length, buffer offset); zeros past the end."""
         with translated(self.path, "reading"):
             kernels.read_extents(self._fd, extents, buffer)
 
@@ -74,12 +76,14 @@ class File:
     def copy_from(
         self, source: int, offset: int, length: int, block_size: int, table: Buffer, *, seed: int, punch: bool
     ) -> int:
-        """Copy an extent of descriptor `source` to the same offset here, building its checksum table on the way.
+        """Copy an extent of descriptor `source` to the same offset, building its checksum table on the way.
 
         See `kernels.copy_file`; returns the bytes written.
         """
         with translated(self.path, f"copying to offset {offset}"):
-            return kernels.copy_file(source, self._fd, offset, length, block_size, table, seed=seed, punch=punch)
+            return kernels.copy_file(
+                source, self._fd, offset, length, block_size, table, seed=seed, punch=punch
+            )
 
     def zero(self, offset: int, length: int) -> None:
         """Make the extent read as zeros, as a hole where the file system has holes; the size stays."""
@@ -144,7 +148,7 @@ class Files:
         return data
 
     def write_durably(self, path: Path, data: Buffer) -> None:
-        """Replace `path` by `data` as one step that a crash leaves undone or done: write, fsync, rename, fsync."""
+        """Replace `path` in one step that a crash leaves undone or done: write, fsync, rename, fsync."""
         temporary = path.with_name(path.name + ".new")
         with self.open(temporary, write=True, create=True) as file:
             file.truncate(0)

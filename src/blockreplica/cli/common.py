@@ -1,0 +1,64 @@
+"""What the commands share: --json, sizes as arguments, columns for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import PurePath
+from typing import Any, TypeVar
+from uuid import UUID
+
+import click
+
+from .. import units
+from ..errors import UsageError
+
+Value = TypeVar("Value")
+
+#: `--json` for every command, handed over as `as_json`.
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+
+def size(text: str) -> int:
+    """The bytes of an argument such as 64KiB; an option's `type`."""
+    try:
+        return units.parse_size(text)
+    except UsageError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def plain(value: object) -> Any:
+    """`value` as JSON knows it: dataclasses as objects, paths and UUIDs as strings."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, str | int | float | None):
+        return value
+    if isinstance(value, PurePath | UUID):
+        return str(value)
+    if isinstance(value, Iterable):
+        return [plain(item) for item in value]
+    raise TypeError(f"no JSON for {type(value).__name__}")
+
+
+def show(value: Value, text: Callable[[Value], str], *, as_json: bool) -> None:
+    """Print `value` on stdout: as JSON, or as `text` puts it for people."""
+    if as_json:
+        import json
+
+        click.echo(json.dumps(plain(value), indent=2))
+    else:
+        click.echo(text(value))
+
+
+def columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Lines of cells under their names, as wide as the longest of the column; numbers to the right."""
+    lines = [list(header), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    numbers = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
+
+    def padded(cell: str, column: int) -> str:
+        return cell.rjust(widths[column]) if numbers[column] else cell.ljust(widths[column])
+
+    return "\n".join("  ".join(map(padded, line, range(len(line)))).rstrip() for line in lines)

@@ -1,0 +1,57 @@
+"""`blockreplica protect`: makes a relationship and the first copy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .common import SIZE, json_option, show
+from .meter import meter
+from .sync import describe
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
+@click.option(
+    "--to", "store", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The replica store."
+)
+@click.option("--name", required=True, help="What the relationship is called from now on.")
+@click.option(
+    "--block-size",
+    type=SIZE,
+    default="64KiB",
+    show_default=True,
+    help="What one checksum covers; a power of two.",
+)
+@click.option(
+    "--keep", type=click.IntRange(min=1), default=24, show_default=True, help="Recovery points to keep."
+)
+@click.option(
+    "--seed",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Start from this copy; checksums say what differs.",
+)
+@json_option
+def protect(
+    images: tuple[Path, ...],
+    store: Path,
+    name: str,
+    block_size: int,
+    keep: int,
+    seed: Path | None,
+    as_json: bool,
+) -> None:
+    """Replicate images into a store, from now on as NAME.
+
+    Makes the first copy, while the images may be written through a tracker. Several images are cut together,
+    and share every recovery point.
+    """
+    import blockreplica as br
+
+    with meter() as progress:
+        made = br.protect(
+            list(images), store, name=name, block_size=block_size, keep=keep, seed=seed, progress=progress
+        )
+    show(made.last, lambda last: f"{name} is protected\n{describe(last)}", as_json=as_json)

@@ -1,0 +1,56 @@
+"""`blockreplica sync` and `resync`: bring a replica up to date."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from .. import units
+from .common import json_option, show
+from .meter import meter
+
+if TYPE_CHECKING:
+    from blockreplica import SyncResult
+
+
+def describe(result: SyncResult) -> str:
+    """What was done, and why, for people."""
+    dirty, skipped, sent, scanned = map(
+        units.format_size,
+        (result.bytes_dirty, result.bytes_skipped, result.bytes_sent, result.bytes_scanned),
+    )
+    amounts = f"{dirty} changed, {skipped} of it already there, {sent} sent, {scanned} scanned"
+    lines = [f"{result.action}: {amounts}, in {units.format_duration(result.seconds)}"]
+    if result.reason:
+        lines.append(f"because {result.reason}")
+    lines.append(f"recovery point {result.point} ({result.kind})" if result.point else "no recovery point")
+    return "\n".join([*lines, *(f"warning: {warning}" for warning in result.warnings)])
+
+
+@click.command()
+@click.argument("name")
+@json_option
+def sync(name: str, as_json: bool) -> None:
+    """Send what changed since the last time, and keep a recovery point.
+
+    Sends a delta where that is enough, resynchronizes where it is not, and says which and why.
+    """
+    import blockreplica as br
+
+    with meter() as progress:
+        result = br.relationship(name).sync(progress=progress)
+    show(result, describe, as_json=as_json)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--deep", is_flag=True, help="Read the replica too, instead of trusting its checksum table.")
+@json_option
+def resync(name: str, deep: bool, as_json: bool) -> None:
+    """Compare the whole image with its replica, and send the blocks that differ."""
+    import blockreplica as br
+
+    with meter() as progress:
+        result = br.relationship(name).resync(deep=deep, progress=progress)
+    show(result, describe, as_json=as_json)
