@@ -34,6 +34,8 @@ class AbiWheel(bdist_wheel):
 flags = ["-std=gnu11", "-O3", "-Wall", "-Wextra", "-fvisibility=hidden", "-D_GNU_SOURCE"]
 if os.environ.get("BLOCKREPLICA_WERROR"):
     flags.append("-Werror")
+if os.environ.get("BLOCKREPLICA_NO_XXHASH_H"):
+    flags.append("-DBLOCKREPLICA_NO_XXHASH_H")
 flags += os.environ.get("BLOCKREPLICA_CFLAGS", "").split()
 
 native = Extension(

@@ -1,0 +1,7 @@
+/* What module.c puts together. Each function adds its part to the module: 0, or -1 with an exception set. */
+#ifndef BR_PY_MODULE_H
+#define BR_PY_MODULE_H
+
+int br_add_kernels(PyObject *module);
+
+#endif
