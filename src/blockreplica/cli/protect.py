@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .common import SIZE, json_option, show
+from .common import json_option, show, size
 from .meter import meter
 from .sync import describe
 
@@ -19,7 +19,8 @@ from .sync import describe
 @click.option("--name", required=True, help="What the relationship is called from now on.")
 @click.option(
     "--block-size",
-    type=SIZE,
+    type=size,
+    metavar="SIZE",
     default="64KiB",
     show_default=True,
     help="What one checksum covers; a power of two.",
