@@ -1,0 +1,190 @@
+"""Small records of a replica (identity, state, recovery points) and the envelope that guards them on disk.
+
+A record is a line `blockreplica <kind> <version> sha256:<digest of the rest>` and a JSON document. The digest finds
+damage, not malice: every field is bounded here besides, and no field is ever used as a path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from .errors import StateError
+
+VERSION = 1
+LIMIT = 16 << 20  # bytes; attachments stand in files of their own
+MAX_SIZE = 1 << 62
+KINDS = ("crash-consistent", "application-consistent", "fuzzy")
+_HEAD = re.compile(rb"blockreplica ([a-z-]{1,32}) (\d{1,9}) sha256:([0-9a-f]{64})\n")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+Record = TypeVar("Record", bound="_Record")
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    def check(self) -> None:
+        """Raise ValueError for a field out of its bounds."""
+
+
+class StoreRecord(_Record, frozen=True, kw_only=True):
+    """`blockreplica-store`: this folder is a replica store."""
+
+    store_id: str
+
+
+class ReplicaDisk(_Record, frozen=True, kw_only=True):
+    """One disk of a relationship."""
+
+    index: int
+    name: str
+
+
+class ReplicaRecord(_Record, frozen=True, kw_only=True):
+    """`replica`: what never changes about a replica. `seed` keys the checksums and stays secret from guests."""
+
+    relationship: str
+    name: str
+    block_size: int
+    seed: int
+    created: float
+    disks: list[ReplicaDisk]
+
+    def check(self) -> None:
+        check_name(self.name)
+        if self.block_size not in {4096 << shift for shift in range(11)}:
+            raise ValueError(f"block_size {self.block_size}: wanted a power of two from 4096 to 4194304")
+        if not 0 <= self.seed < 1 << 64 or [disk.index for disk in self.disks] != list(range(len(self.disks))):
+            raise ValueError("seed or disk indexes out of range")
+        if not 1 <= len(self.disks) <= 1024:
+            raise ValueError(f"{len(self.disks)} disks: wanted 1 to 1024")
+
+
+class Cursor(_Record, frozen=True, kw_only=True):
+    """Where an image's tracking stood at a cut: the last epoch that the point holds, and the log that ended it."""
+
+    tracking_id: str
+    epoch: int
+    chain: str
+
+
+class PointDisk(_Record, frozen=True, kw_only=True):
+    """One disk of a recovery point; `cursor` is None when nothing tracked the image."""
+
+    index: int
+    name: str
+    size: int
+    cursor: Cursor | None = None
+
+
+class Attachment(_Record, frozen=True, kw_only=True):
+    """A small file captured at the cut (domain XML, NVRAM, TPM state)."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class PointRecord(_Record, frozen=True, kw_only=True):
+    """`point`: a recovery point. `chain` is SHA-256 over the chain before and this record without it."""
+
+    id: str
+    generation: int
+    epoch: int
+    time: float
+    kind: str
+    action: str
+    reason: str
+    disks: list[PointDisk]
+    attachments: list[Attachment] = []
+    chain: str = ""
+
+    def check(self) -> None:
+        if self.kind not in KINDS or self.id != point_id(self.generation, self.epoch):
+            raise ValueError("kind or id does not fit the point")
+        if any(not 0 <= disk.size < MAX_SIZE for disk in self.disks):
+            raise ValueError("disk size out of range")
+        if any(disk.index != at for at, disk in enumerate(self.disks)):
+            raise ValueError("disk indexes out of order")
+
+
+class StateRecord(_Record, frozen=True, kw_only=True):
+    """`state`: the newest recovery point. Replacing it is what makes a point appear. Epoch 0: none yet."""
+
+    generation: int
+    epoch: int
+    chain: str
+
+    def check(self) -> None:
+        if self.generation < 1 or self.epoch < 0:
+            raise ValueError("generation or epoch out of range")
+
+
+class DiskProgress(_Record, frozen=True, kw_only=True):
+    """How far an interrupted movement is, durably: bytes gone through, and rows of the undo index."""
+
+    done: int = 0
+    undo_rows: int = 0
+    begin: Cursor | None = None
+    identity: list[int] = []
+
+    def check(self) -> None:
+        if not 0 <= self.done < MAX_SIZE or self.undo_rows < 0:
+            raise ValueError("progress out of range")
+
+
+class PendingRecord(_Record, frozen=True, kw_only=True):
+    """`incomplete`: a movement towards `epoch` has begun and `disk.img` alone may be a mixture."""
+
+    epoch: int
+    movement: str
+    disks: list[DiskProgress]
+
+    def check(self) -> None:
+        for disk in self.disks:
+            disk.check()
+
+
+def point_id(generation: int, epoch: int) -> str:
+    """The id of a point: unique over generations."""
+    return f"{generation}.{epoch}"
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError unless `name` can be a relationship's name, and so a folder's."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"name {name!r}: wanted 1 to 100 of A-Z a-z 0-9 . _ - and no dot or dash in front")
+
+
+def encode(kind: str, record: _Record) -> bytes:
+    """The bytes of a record file of this kind."""
+    body = msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
+    digest = hashlib.sha256(body).hexdigest()
+    return f"blockreplica {kind} {VERSION} sha256:{digest}\n".encode() + body
+
+
+def decode(kind: str, record: type[Record], data: bytes, path: Path) -> Record:
+    """The record in `data`, read from `path`; StateError when it is damaged, foreign or newer."""
+    head = _HEAD.match(data)
+    if head is None or head[1].decode() != kind:
+        raise StateError.at(path, 0, "record", wanted=f"a blockreplica {kind} record", got=repr(data[:40]))
+    if int(head[2]) > VERSION:
+        raise StateError.at(path, 0, "record version", wanted=f"at most {VERSION}", got=int(head[2]),
+                            hint="a newer blockreplica wrote it: use that one")  # fmt: skip
+    body = data[head.end() :]
+    digest = hashlib.sha256(body).hexdigest()
+    if digest != head[3].decode():
+        raise StateError.at(path, head.end(), "record digest", wanted=head[3].decode(), got=digest)
+    try:
+        result = msgspec.json.decode(body, type=record)
+        result.check()
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise StateError.at(path, head.end(), "record", wanted=f"a valid {kind}", got=str(error)) from error
+    return result
+
+
+def chained(previous: str, point: PointRecord) -> str:
+    """The chain digest of `point` behind a point whose chain is `previous`."""
+    return hashlib.sha256(previous.encode() + msgspec.json.encode(msgspec.structs.replace(point, chain=""))).hexdigest()

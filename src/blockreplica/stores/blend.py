@@ -1,0 +1,144 @@
+"""The plan of one batch of an apply: what the touched blocks become, and which granules of them really change.
+
+Pure: bytes in, arrays out. `stores.disk` reads before it and writes after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import kernels
+from ..checksums import ENTRY_SIZE
+from .layout import GRANULE
+
+#: Rows of a batch: disk offset, length, where its data stands in the buffer.
+EXTENT = np.dtype([("offset", "<u8"), ("length", "<u8"), ("buffer", "<u8")])
+BATCH_BYTES = 16 << 20  # of touched blocks
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """What a batch changes. Arrays run parallel: `granules` with `old` and `new`, `blocks` with `entries`."""
+
+    granules: Array  # disk granule numbers, ascending
+    old: Array  # (n, 4096) content before
+    new: Array  # (n, 4096) content after
+    blocks: Array  # numbers of the blocks that change
+    entries: Array  # (m, 16) their new checksums
+    changed_bytes: int  # of the rows, those that lie in changed granules
+
+
+def touched_blocks(rows: Array, block_size: int) -> Array:
+    """The numbers of all blocks that `rows` touch, ascending."""
+    first = (rows["offset"] // block_size).astype(np.int64)
+    last = ((rows["offset"] + rows["length"] - 1) // block_size).astype(np.int64)
+    counts = last - first + 1
+    at = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.unique(np.repeat(first, counts) + at)
+
+
+def batches(rows: Array, block_size: int) -> Iterator[Array]:
+    """Cut sorted `rows` into runs that touch about BATCH_BYTES of blocks each; a row is never cut."""
+    first = (rows["offset"] // block_size).astype(np.int64)
+    last = ((rows["offset"] + rows["length"] - 1) // block_size).astype(np.int64)
+    weights = np.cumsum(last - first + 1)
+    limit, start = max(1, BATCH_BYTES // block_size), 0
+    while start < len(rows):
+        base = int(weights[start - 1]) if start else 0
+        end = max(start + 1, int(np.searchsorted(weights, base + limit, side="right")))
+        yield rows[start:end]
+        start = end
+
+
+def split_long(rows: Array, block_size: int) -> Array:
+    """`rows` with those longer than half a batch cut at multiples of the block size."""
+    step = max(block_size, BATCH_BYTES // 2 // block_size * block_size)
+    if not len(rows) or int(rows["length"].max()) <= step:
+        return rows
+    out: list[tuple[int, int, int]] = []
+    for offset, length, buffer in rows.tolist():
+        end = offset + length
+        while offset < end:
+            stop = min(end, (offset // step + 1) * step)
+            out.append((offset, stop - offset, buffer))
+            offset, buffer = stop, buffer + stop - offset
+    return np.array(out, EXTENT)
+
+
+def block_rows(blocks: Array, block_size: int) -> Array:
+    """Rows that read `blocks` one behind the other into a buffer, runs of neighbours as one row."""
+    starts = np.flatnonzero(np.diff(blocks, prepend=-2) != 1)
+    ends = np.append(starts[1:], len(blocks))
+    rows = np.zeros(len(starts), EXTENT)
+    rows["offset"] = blocks[starts] * block_size
+    rows["length"] = (ends - starts) * block_size
+    rows["buffer"] = starts * block_size
+    return rows
+
+
+def blend(
+    rows: Array, data: memoryview, blocks: Array, old: bytearray, *, block_size: int, size: int, seed: int
+) -> Blend:
+    """Lay `rows` of `data` over the `old` content of `blocks` (whole blocks, zeros behind the disk's `size`)."""
+    new = bytearray(old)
+    at = np.searchsorted(blocks, (rows["offset"] // block_size).astype(np.int64)) * block_size
+    at = at + (rows["offset"] % block_size).astype(np.int64)
+    for target, length, source in zip(at.tolist(), rows["length"].tolist(), rows["buffer"].tolist(), strict=True):
+        new[target : target + length] = data[source : source + length]
+    granule_count = len(old) // GRANULE
+    bits = bytearray(-(-granule_count // 8))
+    kernels.compare_buffers(old, new, GRANULE, bits)
+    dirty = np.unpackbits(np.frombuffer(bits, np.uint8), count=granule_count, bitorder="little")
+    where = np.flatnonzero(dirty)
+    each = block_size // GRANULE
+    owners = np.unique(where // each)
+    return Blend(
+        granules=blocks[where // each] * each + where % each,
+        old=np.frombuffer(old, np.uint8).reshape(-1, GRANULE)[where],
+        new=np.frombuffer(new, np.uint8).reshape(-1, GRANULE)[where],
+        blocks=blocks[owners],
+        entries=checksums_of(new, blocks, block_size=block_size, size=size, seed=seed)[owners],
+        changed_bytes=_covered(rows, at, dirty),
+    )
+
+
+def checksums_of(content: bytearray, blocks: Array, *, block_size: int, size: int, seed: int) -> Array:
+    """The (n, 16) checksums of `blocks`, which stand one behind the other in `content`.
+
+    A last block that the disk's end cuts short is summed over its own length.
+    """
+    table = bytearray(len(blocks) * ENTRY_SIZE)
+    end = len(content)
+    if len(blocks) and (int(blocks[-1]) + 1) * block_size > size:
+        end -= (int(blocks[-1]) + 1) * block_size - size
+    kernels.checksum_buffer(memoryview(content)[:end], block_size, table, seed=seed, threads=2)
+    return np.frombuffer(table, np.uint8).reshape(-1, ENTRY_SIZE)
+
+
+def _covered(rows: Array, at: Array, dirty: Array) -> int:
+    """How many bytes of the rows, which stand `at` these places, lie in dirty granules."""
+    ends = at + rows["length"].astype(np.int64)
+    first, last = at // GRANULE, (ends - 1) // GRANULE
+    sums = np.concatenate([[0], np.cumsum(dirty, dtype=np.int64)])
+    whole = (sums[last + 1] - sums[first]) * GRANULE
+    front = dirty[first].astype(np.int64) * (at % GRANULE)
+    back = dirty[last].astype(np.int64) * ((last + 1) * GRANULE - ends)
+    return int((whole - front - back).sum())
+
+
+def granule_rows(granules: Array) -> Array:
+    """Rows over `granules`, which stand one behind the other in a buffer, runs of neighbours as one row."""
+    return block_rows(granules, GRANULE)
+
+
+def zero_mask(content: Array) -> NDArray[np.bool_]:
+    """Which of the (n, 4096) granules are all zero."""
+    bits = bytearray(len(content) // 8 + 1)
+    kernels.find_zeros(np.ascontiguousarray(content), GRANULE, bits)
+    return np.unpackbits(np.frombuffer(bits, np.uint8), count=len(content), bitorder="little").astype(np.bool_)

@@ -1,0 +1,223 @@
+"""The directory store: replicas in a folder, each disk a plain file that any hypervisor boots."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from uuid import uuid4
+
+from ..errors import BusyError, NotFoundError, RefusedError, StateError, translated
+from ..files import FILES, File, Files
+from ..manifest import LIMIT, PointRecord, ReplicaRecord, StateRecord, StoreRecord, check_name, decode, encode
+from .layout import STORE_MARK, DiskLayout, ReplicaLayout
+from .point_reader import PointReader
+from .session import Session, write_state
+
+FIRST_STATE = StateRecord(generation=1, epoch=0, chain="")
+
+
+class DirectoryStore:
+    """A folder of replicas."""
+
+    def __init__(self, folder: Path, *, files: Files = FILES) -> None:
+        """Open the store in `folder`; RefusedError when that is not a store."""
+        self.folder = folder
+        self._files = files
+        mark = folder / STORE_MARK
+        if not files.exists(mark):
+            raise RefusedError(f"{folder}: not a replica store: it has no {STORE_MARK}; name a store, or a new folder")
+        decode("store", StoreRecord, files.read(mark, limit=LIMIT), mark)
+
+    @classmethod
+    def create(cls, folder: Path, *, files: Files = FILES) -> DirectoryStore:
+        """The store in `folder`, made there when the folder is missing or empty; RefusedError when it is neither."""
+        mark = folder / STORE_MARK
+        if not files.exists(mark):
+            if folder.exists() and not folder.is_dir():
+                raise RefusedError(f"{folder}: is no folder; name a folder for the replica store")
+            if set(files.names(folder)) - {mark.name + ".new", "lost+found"}:
+                raise RefusedError(f"{folder}: holds other things and is not a replica store; name an empty folder")
+            files.make_folder(folder)
+            files.write_durably(mark, encode("store", StoreRecord(store_id=str(uuid4()))))
+        return cls(folder, files=files)
+
+    def names(self) -> list[str]:
+        """The names of the replicas in it."""
+        return [name for name in self._files.names(self.folder) if (self.folder / name / "replica").exists()]
+
+    def create_replica(self, record: ReplicaRecord) -> Replica:
+        """Make an empty replica; RefusedError when there is one of that name, or something else."""
+        record.check()
+        layout = ReplicaLayout(self.folder / record.name)
+        if self._files.exists(layout.record):
+            raise RefusedError(f"{layout.folder}: there is a replica of that name; choose another --name or store")
+        if set(self._files.names(layout.folder)) - {"state", "state.copy", "state.new", "replica.new", "state.copy.new"}:
+            raise RefusedError(f"{layout.folder}: holds other things; choose another --name")
+        self._files.make_folder(layout.folder)
+        write_state(layout, FIRST_STATE, self._files)
+        self._files.write_durably(layout.record, encode("replica", record))
+        return Replica(layout, files=self._files)
+
+    def replica(self, name: str) -> Replica:
+        """The replica of that name; NotFoundError when there is none."""
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise NotFoundError(str(error)) from None
+        layout = ReplicaLayout(self.folder / name)
+        if not self._files.exists(layout.record):
+            raise NotFoundError(f"{self.folder}: has no replica {name!r}; it has: {', '.join(self.names()) or 'none'}")
+        return Replica(layout, files=self._files)
+
+    def remove_replica(self, name: str) -> None:
+        """Delete a replica with all its points. The record goes first: what is left is no replica."""
+        replica = self.replica(name)
+        with replica.locked():
+            self._files.unlink(replica.layout.record)
+            self._files.sync_folder(replica.layout.folder)
+            with translated(replica.layout.folder, "removing"):
+                shutil.rmtree(replica.layout.folder)
+        self._files.sync_folder(self.folder)
+
+
+class Replica:
+    """One replica: its points, sessions that move it on, readers of any point."""
+
+    def __init__(self, layout: ReplicaLayout, *, files: Files = FILES) -> None:
+        self.layout = layout
+        self._files = files
+        self.record = decode("replica", ReplicaRecord, files.read(layout.record, limit=LIMIT), layout.record)
+
+    def state(self) -> StateRecord:
+        """The newest point's place. A damaged record is read from its copy, which may be one point older, never wrong."""
+        try:
+            return self._read_state(self.layout.state)
+        except (StateError, NotFoundError) as error:
+            try:
+                return self._read_state(self.layout.state_copy)
+            except (StateError, NotFoundError):
+                raise StateError(f"{error}; its copy is damaged too: restore one of them from a backup") from error
+
+    def state_error(self) -> StateError | None:
+        """What is wrong with the state record or its copy, when something is."""
+        for path in (self.layout.state, self.layout.state_copy):
+            try:
+                self._read_state(path)
+            except StateError as error:
+                return error
+            except NotFoundError as error:
+                return StateError(str(error))
+        return None
+
+    def points(self) -> list[PointRecord]:
+        """The recovery points, oldest first; those with a damaged record are left out (see `damaged_points`)."""
+        return [point for point in map(self._try_point, self._epochs()) if isinstance(point, PointRecord)]
+
+    def damaged_points(self) -> list[StateError]:
+        """What is wrong with the records of points that can't be read."""
+        return [error for error in map(self._try_point, self._epochs()) if isinstance(error, StateError)]
+
+    def newest(self) -> PointRecord | None:
+        """The newest point, or None before the first; StateError when its record is damaged."""
+        state = self.state()
+        if state.epoch == 0:
+            return None
+        return self._read_point(state.epoch)
+
+    def find(self, point_id: str | None) -> PointRecord:
+        """A point by id; without one the newest that is not fuzzy (else the newest). NotFoundError when missing."""
+        if point_id is None:
+            points = self.points()
+            if not points:
+                raise NotFoundError(f"{self.layout.folder}: has no recovery point yet; run sync")
+            return next((point for point in reversed(points) if point.kind != "fuzzy"), points[-1])
+        for epoch in self._epochs():
+            if point_id.endswith(f".{epoch}"):
+                point = self._read_point(epoch)
+                if point.id == point_id:
+                    return point
+        raise NotFoundError(f"{self.layout.folder}: has no recovery point {point_id!r}; `points` lists what it has")
+
+    def reader(self, point: PointRecord, disk: int) -> PointReader:
+        """A reader of one disk of a point, which pruning spares until it is closed."""
+        if not 0 <= disk < len(point.disks):
+            raise NotFoundError(f"point {point.id}: has no disk {disk}; it has 0 to {len(point.disks) - 1}")
+        lease = self._files.open(self.layout.point(point.epoch))
+        if not lease.lock(shared=True) or os.fstat(lease.fileno()).st_nlink == 0:
+            lease.close()
+            raise NotFoundError(f"point {point.id}: is being pruned; choose a newer one")
+        return PointReader(self.layout.disk(disk), self.record, point, disk, lease=lease, files=self._files)
+
+    def locked(self) -> File:
+        """The writer's lock, held until closed; BusyError when another process has it."""
+        lock = self._files.open(self.layout.lock, write=True, create=True)
+        if not lock.lock():
+            holder = lock.pread(32, 0).decode("ascii", "replace").strip() or "unknown"
+            lock.close()
+            raise BusyError(f"{self.layout.folder}: process {holder} is writing to this replica; wait for it")
+        lock.truncate(0)
+        lock.pwrite(f"{os.getpid()}\n".encode(), 0)
+        return lock
+
+    def session(self) -> Session:
+        """A movement towards the next point; the caller holds the lock."""
+        if self.state_error() is not None:
+            write_state(self.layout, self.state(), self._files)
+        return Session(self.layout, self.record, self.state(), files=self._files)
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether a movement has begun and not ended, so that `disk.img` alone must not be copied."""
+        return self._files.exists(self.layout.incomplete)
+
+    def prune(self, keep: int) -> list[str]:
+        """Delete the oldest points beyond `keep`, up to the first that a reader holds; the caller holds the lock.
+
+        A point's record goes first, then the undo log that only it needed; a crash between leaves that log for the
+        next time (invariant 10).
+        """
+        epochs, gone = self._epochs(), []
+        while len(epochs) > max(keep, 1):
+            path = self.layout.point(epochs[0])
+            with self._files.open(path) as lease:
+                if not lease.lock():
+                    break
+                self._files.unlink(path)
+            gone.append(path.name)
+            del epochs[0]
+        if gone:
+            self._files.sync_folder(self.layout.points)
+        if epochs:
+            for disk in self.record.disks:
+                self._drop_undo(self.layout.disk(disk.index), epochs[0])
+        return gone
+
+    def _drop_undo(self, layout: DiskLayout, oldest: int) -> None:
+        for name in self._files.names(layout.undo):
+            number = name.split(".")[0]
+            if number.isdigit() and int(number) <= oldest:
+                self._files.unlink(layout.undo / name)
+
+    def _epochs(self) -> list[int]:
+        newest = self.state().epoch
+        names = self._files.names(self.layout.points)
+        return sorted(int(name) for name in names if name.isdigit() and int(name) <= newest)
+
+    def _read_state(self, path: Path) -> StateRecord:
+        return decode("state", StateRecord, self._files.read(path, limit=LIMIT), path)
+
+    def _read_point(self, epoch: int) -> PointRecord:
+        path = self.layout.point(epoch)
+        point = decode("point", PointRecord, self._files.read(path, limit=LIMIT), path)
+        if point.epoch != epoch or len(point.disks) != len(self.record.disks):
+            raise StateError.at(path, 0, "point record", wanted=f"epoch {epoch}", got=f"epoch {point.epoch}")
+        return point
+
+    def _try_point(self, epoch: int) -> PointRecord | StateError:
+        try:
+            return self._read_point(epoch)
+        except StateError as error:
+            return error
+        except NotFoundError as error:
+            return StateError(str(error))

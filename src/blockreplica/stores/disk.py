@@ -1,0 +1,304 @@
+"""Writing one disk of a replica: every change is planned, its before-image saved, and only then made.
+
+What must hold (rules 13 to 16): `disk.img` is overwritten only where the undo log, durable and published, has the old
+content and the old checksum. Changes therefore gather in a stage; `flush` publishes the undo log, then writes image
+and table. Where the replica has no recovery point yet, nothing can be lost and no undo log is kept.
+
+After a crash the image may hold any mixture of old and new granules, and the table anything about the blocks that the
+undo log names. `settle` computes those entries again from what the image holds; then the movement goes on on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import kernels
+from ..checksums import ENTRY_SIZE, PAGE_ENTRIES, PAGE_SIZE, ChecksumTable, block_count
+from ..errors import TableError
+from ..extents import Extent, windows
+from ..files import Files
+from ..manifest import ReplicaRecord
+from . import undo
+from .blend import (
+    EXTENT,
+    Blend,
+    batches,
+    blend,
+    block_rows,
+    checksums_of,
+    granule_rows,
+    split_long,
+    touched_blocks,
+    zero_mask,
+)
+from .layout import GRANULE, DiskLayout, table_key
+from .undo import UndoWriter
+
+STAGE_BYTES = 24 << 20
+HEAL_PAGES = 1024
+ZERO_WINDOW = 8 << 20
+Array = NDArray[Any]
+
+
+class DiskWriter:
+    """One disk of a session. `begin` is called before the first byte of the replica changes."""
+
+    def __init__(
+        self, layout: DiskLayout, record: ReplicaRecord, index: int, epoch: int, *,
+        begin: Callable[[], None], files: Files,
+    ) -> None:  # fmt: skip
+        self._layout, self._epoch, self._files, self._begin = layout, epoch, files, begin
+        self._block_size, self._seed = record.block_size, record.seed
+        self._history = epoch > 1
+        files.make_folder(layout.folder)
+        self.image = files.open(layout.image, write=True, create=True)
+        self._table_file = files.open(layout.table, write=True, create=True)
+        self.table = ChecksumTable(self._table_file, table_key(record.relationship, index))
+        self._undo: UndoWriter | None = None
+        self._healed: set[int] = set()
+        self._stage: list[Blend] = []
+        self._staged_blocks: set[int] = set()
+        self._staged_bytes = 0
+
+    @property
+    def undo_rows(self) -> int:
+        """Rows that the undo index holds, for a checkpoint."""
+        return self._undo.rows if self._undo is not None else 0
+
+    def heal(self) -> None:
+        """Compute table pages that are bad anew from the image, as a resync wants it: it then compares them."""
+        pages, at = -(-self._table_file.size() // PAGE_SIZE), 0
+        while at < pages and (data := self._table_file.next_data(at * PAGE_SIZE)) is not None:
+            at = data // PAGE_SIZE
+            self._known_entries(at * PAGE_ENTRIES, min(HEAL_PAGES, pages - at) * PAGE_ENTRIES)
+            at += HEAL_PAGES
+
+    def settle(self, done_rows: int) -> None:
+        """Take up what an interrupted movement left: the undo log, and true table entries for what it names.
+
+        TableError when a page of them is bad: `heal` first, and resynchronize.
+        """
+        if not self._history or not self._files.exists(self._layout.undo_index(self._epoch)):
+            return
+        blocks = self._open_undo().touched_since(done_rows)
+        for start in range(0, len(blocks), PAGE_ENTRIES):
+            some = blocks[start : start + PAGE_ENTRIES]
+            some = some[some < block_count(self.image.size(), self._block_size)]
+            for block, entry in zip(some.tolist(), self._content_checksums(some), strict=True):
+                self.table.put(block, entry.tobytes())
+        self.table.flush()
+
+    def write(self, rows: Array, data: memoryview) -> int:
+        """Bring EXTENT `rows` of `data` (sorted, within the disk) into the replica; returns the bytes that were new."""
+        changed = 0
+        for batch in batches(split_long(rows, self._block_size), self._block_size):
+            blocks = touched_blocks(batch, self._block_size)
+            if self._staged_bytes >= STAGE_BYTES or not self._staged_blocks.isdisjoint(blocks.tolist()):
+                self.flush()
+            plan = blend(
+                batch, data, blocks, self._content(blocks),
+                block_size=self._block_size, size=self.image.size(), seed=self._seed,
+            )  # fmt: skip
+            if len(plan.granules):
+                self._save_before(plan.granules, plan.old, plan.blocks)
+                self._stage.append(plan)
+                self._staged_blocks.update(plan.blocks.tolist())
+                self._staged_bytes += plan.old.nbytes * 2
+                changed += plan.changed_bytes
+        return changed
+
+    def zero(self, extent: Extent) -> int:
+        """Make an extent zero; returns the bytes that were not. Holes cost nothing."""
+        self.flush()
+        at, end, changed = extent.offset, min(extent.end, self.image.size()), 0
+        nothing = memoryview(bytes(min(ZERO_WINDOW, max(0, end - at))))
+        while at < end:
+            data = self.image.next_data(at)
+            if data is None or data >= end:
+                break
+            at = max(at, data)
+            length = min(end - at, ZERO_WINDOW)
+            changed += self.write(np.array([(at, length, 0)], EXTENT), nothing)
+            at += length
+        return changed
+
+    def copy(self, source: int, extent: Extent, *, punch: bool) -> int:
+        """Copy an extent, of whole table pages, from a descriptor: for a replica that has no point yet."""
+        if self._history:
+            raise AssertionError("copy would overwrite what recovery points need")
+        self._begin()
+        blocks = block_count(extent.length, self._block_size)
+        entries = bytearray(-(-blocks // PAGE_ENTRIES) * PAGE_ENTRIES * ENTRY_SIZE)
+        written = self.image.copy_from(
+            source, extent.offset, extent.length, self._block_size,
+            memoryview(entries)[: blocks * ENTRY_SIZE], seed=self._seed, punch=punch,
+        )  # fmt: skip
+        self.table.write(extent.offset // self._block_size, entries)
+        return written
+
+    def differing(self, source: int, extent: Extent, *, deep: bool) -> Array:
+        """EXTENT rows (no buffer places) where an extent of a descriptor differs from the replica.
+
+        By the checksum table, reading the source only; or `deep`, reading both, which also mends table entries that
+        do not tell the truth about the image.
+        """
+        self.flush()
+        first, count = extent.offset // self._block_size, block_count(extent.length, self._block_size)
+        theirs = bytearray(count * ENTRY_SIZE)
+        ours = self._known_entries(first, count)
+        unit = GRANULE if deep else self._block_size
+        bits = bytearray(-(-extent.length // unit) // 8 + 1)
+        if deep:
+            kernels.compare_files(
+                source, self.image.fileno(), extent.offset, extent.length, self._block_size, GRANULE,
+                theirs, bits, seed=self._seed,
+            )  # fmt: skip
+            self._mend(first, ours, theirs, bits)
+        else:
+            kernels.checksum_file(source, extent.offset, extent.length, self._block_size, theirs, seed=self._seed)
+            kernels.compare_tables(ours, theirs, bits)
+        runs = np.frombuffer(kernels.bitmap_runs(bits, 0, -(-extent.length // unit)), "<u8").reshape(-1, 2)
+        rows = np.zeros(len(runs), EXTENT)
+        rows["offset"] = runs[:, 0] * unit + extent.offset
+        rows["length"] = np.minimum(runs[:, 1] * unit, extent.offset + extent.length - rows["offset"])
+        return rows
+
+    def resize(self, size: int) -> None:
+        """Let the disk be `size` bytes; a tail that goes is saved first, grown space reads as zeros."""
+        old = self.image.size()
+        if size == old:
+            return
+        if size < old:
+            self.zero(Extent(size, old - size))
+        self.flush()
+        edges = np.array(sorted({max(0, min(size, old) - 1) // self._block_size, max(0, old - 1) // self._block_size}))
+        edges = edges[edges < block_count(old, self._block_size)]
+        if self._history:
+            self._save_before(np.zeros(0, np.int64), np.zeros((0, GRANULE), np.uint8), edges)
+            self._begin()
+            self._open_undo().publish()
+        else:
+            self._begin()
+        self.image.truncate(size)
+        self.table.resize(block_count(size, self._block_size))
+        edges = edges[edges < block_count(size, self._block_size)]
+        for block, entry in zip(edges.tolist(), self._content_checksums(edges), strict=True):
+            self.table.put(block, entry.tobytes())
+        self.table.flush()
+
+    def flush(self) -> None:
+        """Publish the before-images of the stage, then write it into image and table."""
+        if not self._stage:
+            return
+        self._begin()
+        if self._history:
+            self._open_undo().publish()
+        for plan in self._stage:
+            self._write_granules(plan.granules, plan.new)
+            for block, entry in zip(plan.blocks.tolist(), plan.entries, strict=True):
+                self.table.put(block, entry.tobytes())
+        self.table.flush()
+        self._stage.clear()
+        self._staged_blocks.clear()
+        self._staged_bytes = 0
+
+    def sync(self) -> None:
+        """Flush, then fsync image and table."""
+        self.flush()
+        self.image.sync()
+        self._table_file.sync()
+
+    def seal(self) -> None:
+        """Close the epoch's undo log for good; an epoch that overwrote nothing gets an empty index."""
+        if not self._history:
+            return
+        if self._undo is not None:
+            self._undo.finish()
+            self._undo = None
+        else:
+            self._files.make_folder(self._layout.undo)
+            self._files.write_durably(self._layout.undo_index(self._epoch), undo.empty_index())
+
+    def close(self) -> None:
+        """Let go of the files; what was staged and not flushed is dropped."""
+        if self._undo is not None:
+            self._undo.close()
+        self.image.close()
+        self._table_file.close()
+
+    def _open_undo(self) -> UndoWriter:
+        if self._undo is None:
+            self._undo = UndoWriter(self._layout, self._epoch, self._block_size, files=self._files)
+        return self._undo
+
+    def _save_before(self, granules: Array, old: Array, blocks: Array) -> None:
+        if not self._history:
+            return
+        entries = b"".join(self.table.get(block) for block in blocks.tolist())
+        known = ~np.isin(blocks // PAGE_ENTRIES, list(self._healed))
+        checksums = np.frombuffer(entries, np.uint8).reshape(-1, ENTRY_SIZE)
+        self._open_undo().save(granules, old, blocks, checksums, known)
+
+    def _write_granules(self, granules: Array, content: Array) -> None:
+        zero, size = zero_mask(content), self.image.size()
+        rows = granule_rows(granules[~zero])
+        rows["length"] = np.minimum(rows["length"], size - rows["offset"])
+        self.image.write_extents(rows, np.ascontiguousarray(content[~zero]))
+        for offset, length, _ in granule_rows(granules[zero]).tolist():
+            self.image.zero(offset, min(length, size - offset))
+
+    def _content(self, blocks: Array) -> bytearray:
+        content = bytearray(len(blocks) * self._block_size)
+        self.image.read_extents(block_rows(blocks, self._block_size), content)
+        return content
+
+    def _content_checksums(self, blocks: Array) -> Array:
+        if not len(blocks):
+            return np.zeros((0, ENTRY_SIZE), np.uint8)
+        return checksums_of(
+            self._content(blocks), blocks, block_size=self._block_size, size=self.image.size(), seed=self._seed
+        )
+
+    def _known_entries(self, first: int, count: int) -> bytearray:
+        """The table's entries; those of bad pages computed from the image, which is what a resync compares with."""
+        entries, unknown = self.table.read(first, count)
+        if not unknown:
+            return entries
+        self._begin()
+        blocks = block_count(self.image.size(), self._block_size)
+        for bad in unknown:
+            page = bad.start // PAGE_ENTRIES
+            self.table.forget(range(page, page + 1))
+            whole = np.arange(page * PAGE_ENTRIES, min((page + 1) * PAGE_ENTRIES, blocks), dtype=np.int64)
+            for part in np.array_split(whole, -(-len(whole) * self._block_size // ZERO_WINDOW) or 1):
+                for block, entry in zip(part.tolist(), self._content_checksums(part), strict=True):
+                    self.table.put(block, entry.tobytes())
+            self._healed.add(page)
+        self.table.flush()
+        entries, unknown = self.table.read(first, count)
+        if unknown:
+            raise TableError(f"{self._layout.table}: page {unknown[0].start // PAGE_ENTRIES} is bad again once written")
+        return entries
+
+    def _mend(self, first: int, ours: bytearray, theirs: bytearray, bits: bytearray) -> None:
+        each, wrong = self._block_size // GRANULE, bytearray(len(ours) // ENTRY_SIZE // 8 + 1)
+        if not kernels.compare_tables(ours, theirs, wrong):
+            return
+        at = 0
+        while (run := kernels.bitmap_next(wrong, at, len(ours) // ENTRY_SIZE)) is not None:
+            for block in range(run[0], run[0] + run[1]):
+                if not kernels.bitmap_count(bits, block * each, min(each, len(bits) * 8 - block * each)):
+                    self._begin()
+                    self._healed.add((first + block) // PAGE_ENTRIES)
+                    self.table.put(first + block, theirs[block * ENTRY_SIZE : (block + 1) * ENTRY_SIZE])
+            at = run[0] + run[1]
+        self.table.flush()
+
+
+def page_windows(size: int, block_size: int, pages: int) -> list[Extent]:
+    """The disk in windows of whole table pages, as `copy` and `differing` want them."""
+    return list(windows(size, PAGE_ENTRIES * block_size * pages))

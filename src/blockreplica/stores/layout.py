@@ -1,0 +1,106 @@
+"""Where everything of a directory store stands, and how its parts are named.
+
+    DIR/blockreplica-store            this folder is a store
+    DIR/NAME/replica                  identity: relationship, block size, checksum seed, disks
+    DIR/NAME/state, state.copy        the newest recovery point; replacing `state` is the commit
+    DIR/NAME/INCOMPLETE               a movement has begun: `disk.img` alone may be a mixture (rule 19)
+    DIR/NAME/lock                     held by whoever writes
+    DIR/NAME/points/000017            a recovery point's record
+    DIR/NAME/disk0/disk.img           the newest content, plain and sparse
+    DIR/NAME/disk0/checksums          its checksum table
+    DIR/NAME/disk0/undo/000017.hrl    what epoch 17 overwrote
+    DIR/NAME/disk0/undo/000017.index  where in it, and the checksums that its blocks had
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+STORE_MARK = "blockreplica-store"
+GRANULE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class DiskLayout:
+    """The files of one disk of a replica."""
+
+    folder: Path
+
+    @property
+    def image(self) -> Path:
+        """The newest content."""
+        return self.folder / "disk.img"
+
+    @property
+    def table(self) -> Path:
+        """The checksum table of `image`."""
+        return self.folder / "checksums"
+
+    @property
+    def undo(self) -> Path:
+        """The folder of undo logs."""
+        return self.folder / "undo"
+
+    def undo_log(self, epoch: int) -> Path:
+        """What `epoch` overwrote; missing when that was nothing."""
+        return self.undo / f"{epoch:06d}.hrl"
+
+    def undo_index(self, epoch: int) -> Path:
+        """The index of `undo_log`; there for every epoch but the first, so that epochs can be probed in turn."""
+        return self.undo / f"{epoch:06d}.index"
+
+    def seen(self, epoch: int) -> Path:
+        """Scratch bitmap of the granules that `undo_log` holds already; rebuilt when needed."""
+        return self.undo / f"{epoch:06d}.seen"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaLayout:
+    """The files of one replica."""
+
+    folder: Path
+
+    @property
+    def record(self) -> Path:
+        """The replica's identity."""
+        return self.folder / "replica"
+
+    @property
+    def state(self) -> Path:
+        """The newest point."""
+        return self.folder / "state"
+
+    @property
+    def state_copy(self) -> Path:
+        """The same again, for when `state` is damaged; perhaps one point older."""
+        return self.folder / "state.copy"
+
+    @property
+    def incomplete(self) -> Path:
+        """The movement under way."""
+        return self.folder / "INCOMPLETE"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the writer."""
+        return self.folder / "lock"
+
+    @property
+    def points(self) -> Path:
+        """The folder of point records."""
+        return self.folder / "points"
+
+    def point(self, epoch: int) -> Path:
+        """The record of one point."""
+        return self.points / f"{epoch:06d}"
+
+    def disk(self, index: int) -> DiskLayout:
+        """The files of one disk."""
+        return DiskLayout(self.folder / f"disk{index}")
+
+
+def table_key(relationship: str, disk: int) -> int:
+    """The CRC key of a disk's table: pages of another disk or replica never pass for its own."""
+    return zlib.crc32(f"{relationship}/{disk}".encode())

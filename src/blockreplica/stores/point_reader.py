@@ -1,0 +1,158 @@
+"""Reading a recovery point: the first undo log after it that has an extent, else `disk.img`.
+
+Rule 15: readers never wait for writers and are never wrong. Each read takes `disk.img` (or the table) first and looks
+into the undo indexes afterwards, those that appeared meanwhile included: a granule that was overwritten before we read
+it had its before-image published earlier still. A half-applied undo log is simply the newest of them, so no rollback
+is ever needed to read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checksums import ENTRY_SIZE, ChecksumTable
+from ..errors import DamageError, NotFoundError
+from ..extents import Extent
+from ..files import File, Files
+from ..manifest import PointRecord, ReplicaRecord
+from .layout import DiskLayout, table_key
+from .undo_index import KNOWN, ZEROS, UndoIndex
+
+Array = NDArray[Any]
+_TABLE_TRIES = 8  # a page read while it is being written fails its CRC; the next read sees it whole
+_OPEN_LOGS = 64
+
+
+class PointReader:
+    """One disk of one point. Offsets and lengths in bytes; reads past `size` are the caller's mistake.
+
+    `lease` is the point's record, locked shared: pruning leaves the point alone until it is closed.
+    """
+
+    def __init__(
+        self, layout: DiskLayout, record: ReplicaRecord, point: PointRecord, index: int, *, lease: File, files: Files
+    ) -> None:
+        self.size = point.disks[index].size
+        self.block_size = record.block_size
+        self.seed = record.seed
+        self._layout, self._files, self._epoch, self._lease = layout, files, point.epoch, lease
+        self._image = files.open(layout.image)
+        self._table_file = files.open(layout.table)
+        self._table = ChecksumTable(self._table_file, table_key(record.relationship, index))
+        self._indexes: list[UndoIndex] = []
+        self._logs: dict[int, File] = {}
+        self._refresh()
+
+    def fileno(self) -> int:
+        """The descriptor of `disk.img`, the newest content, for copying ahead of `undone`."""
+        return self._image.fileno()
+
+    def pread_into(self, buffer: bytearray | memoryview, offset: int) -> None:
+        """Fill `buffer` with the point's content from `offset`."""
+        view = memoryview(buffer).cast("B")
+        got = self._image.pread_into(view, offset)
+        view[got:] = bytes(len(view) - got)
+        self.overlay(view, offset)
+
+    def overlay(self, view: memoryview, offset: int) -> list[Extent]:
+        """Lay before-images over what was read from `disk.img` at `offset` *before* this call; returns where."""
+        self._refresh()
+        end, touched = offset + len(view), []
+        for at in reversed(range(len(self._indexes))):  # newest first, so that the oldest wins
+            for row in self._indexes[at].extents(offset, end):
+                start, stop = int(row["offset"]), int(row["offset"] + row["length"])
+                low, high = max(start, offset), min(stop, end)
+                piece = view[low - offset : high - offset]
+                if row["kind"] == ZEROS:
+                    piece[:] = bytes(len(piece))
+                elif self._log(at).pread_into(piece, int(row["log_offset"]) + low - start) != len(piece):
+                    raise DamageError(f"{self._log(at).path}: wanted {len(piece)} bytes of a before-image, got fewer")
+                touched.append(Extent(low, high - low))
+        return touched
+
+    def undone(self, extent: Extent) -> list[Extent]:
+        """Where undo logs have something to say about an extent, unsorted; after the image was read (rule 15)."""
+        self._refresh()
+        return [
+            found
+            for index in self._indexes
+            for row in index.extents(extent.offset, extent.end)
+            if (found := Extent(int(row["offset"]), int(row["length"])).clip(extent.offset, extent.end))
+        ]
+
+    def checksums(self, first: int, count: int) -> tuple[bytearray, NDArray[np.bool_]]:
+        """The entries that blocks [first, first + count) had at the point, and which of them are known."""
+        entries, unknown = self._table.read(first, count)
+        for _ in range(_TABLE_TRIES):
+            if not unknown:
+                break
+            entries, unknown = self._table.read(first, count)
+        known = np.ones(count, np.bool_)
+        for blocks in unknown:
+            known[blocks.start - first : blocks.stop - first] = False
+        self._refresh()
+        table = np.frombuffer(entries, np.uint8).reshape(-1, ENTRY_SIZE)
+        for index in reversed(self._indexes):
+            rows = index.checksums(first, first + count)
+            at = (rows["block"] - first).astype(np.int64)
+            table[at] = np.ascontiguousarray(rows["checksum"]).view(np.uint8).reshape(-1, ENTRY_SIZE)
+            known[at] = rows["kind"] == KNOWN
+        return entries, known
+
+    def allocated(self, window: int) -> Iterator[Extent]:
+        """The extents that may hold data, in aligned windows of `window` bytes; the rest reads as zeros."""
+        at = 0
+        while at < self.size:
+            data = self._image.next_data(at)
+            self._refresh()
+            undo = [index.next_extent(at) for index in self._indexes]
+            starts = [start for start in (data, *undo) if start is not None]
+            if not starts or min(starts) >= self.size:
+                return
+            at = min(starts) // window * window
+            yield Extent(at, min(window, self.size - at))
+            at += window
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in (self._image, self._table_file, self._lease, *self._logs.values()):
+            file.close()
+        for index in self._indexes:
+            index.close()
+
+    def __enter__(self) -> PointReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _refresh(self) -> None:
+        """See every index there is by now: each epoch after the first has one, so the first gap is the end."""
+        if self._indexes:
+            self._indexes[-1].refresh()
+        while True:
+            path = self._layout.undo_index(self._epoch + len(self._indexes) + 1)
+            index = UndoIndex.probe(path, files=self._files)
+            if index is None:
+                return
+            if self._indexes:
+                self._indexes[-1].refresh()
+            self._indexes.append(index)
+            index.refresh()
+
+    def _log(self, at: int) -> File:
+        log = self._logs.get(at)
+        if log is None:
+            if len(self._logs) >= _OPEN_LOGS:
+                self._logs.pop(next(iter(self._logs))).close()
+            path = self._layout.undo_log(self._epoch + at + 1)
+            try:
+                log = self._logs[at] = self._files.open(path)
+            except NotFoundError:
+                raise DamageError(f"{path}: the undo log is missing; points before epoch {self._epoch + at + 1} "
+                                  "can't be read where it changed the disk") from None  # fmt: skip
+        return log

@@ -1,0 +1,126 @@
+"""One movement of a replica towards its next recovery point, over all its disks.
+
+    INCOMPLETE, fsync ── before-images, fsync ── blocks and table, fsync ── seal ── point, fsync ── state, fsync ── gone
+
+Until `state` is replaced the point does not exist (invariant 5); from then on it does, whatever else is missing. A
+session that ends without `commit` leaves its undo log: readers read through it, and the next session goes on on top.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..errors import StateError
+from ..files import Files
+from ..manifest import LIMIT as RECORD_LIMIT
+from ..manifest import DiskProgress, PendingRecord, PointRecord, ReplicaRecord, StateRecord, chained, decode, encode
+from .disk import DiskWriter
+from .layout import ReplicaLayout
+
+
+def read_pending(layout: ReplicaLayout, state: StateRecord, files: Files) -> PendingRecord | None:
+    """The interrupted movement that INCOMPLETE tells of, or None; a damaged one counts as one without progress."""
+    if not files.exists(layout.incomplete):
+        return None
+    try:
+        data = files.read(layout.incomplete, limit=RECORD_LIMIT)
+        pending = decode("incomplete", PendingRecord, data, layout.incomplete)
+    except StateError:
+        return PendingRecord(epoch=state.epoch + 1, movement="unknown", disks=[])
+    return pending if pending.epoch == state.epoch + 1 else None
+
+
+class Session:
+    """Made by `Replica.session`, under the replica's lock. `pending` is what an interrupted one had reached."""
+
+    def __init__(self, layout: ReplicaLayout, record: ReplicaRecord, state: StateRecord, *, files: Files) -> None:
+        self._layout, self._record, self._state, self._files = layout, record, state, files
+        self.epoch = state.epoch + 1
+        self.pending = read_pending(layout, state, files)
+        self._movement = self.pending.movement if self.pending else ""
+        self._marked = self.pending is not None
+        self.disks: list[DiskWriter] = []
+        try:
+            for disk in record.disks:
+                self.disks.append(
+                    DiskWriter(
+                        layout.disk(disk.index), record, disk.index, self.epoch, begin=self._mark, files=files
+                    )
+                )
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def first(self) -> bool:
+        """Whether the replica has no recovery point yet."""
+        return self.epoch == 1
+
+    def progress(self, disk: int) -> DiskProgress:
+        """How far the interrupted movement had come on a disk, durably."""
+        if self.pending is None or disk >= len(self.pending.disks):
+            return DiskProgress()
+        return self.pending.disks[disk]
+
+    def start(self, movement: str, *, heal: bool) -> None:
+        """Begin (or take up) a movement; `heal` computes bad table pages anew, for movements that then compare them.
+
+        A movement of another name starts from what is there, but without the earlier one's progress.
+        """
+        if self.pending is not None and self.pending.movement != movement:
+            self.pending = None
+        self._movement = movement
+        for disk in self.disks:
+            if heal:
+                disk.heal()
+            disk.settle(0 if self.pending is None else self.progress(self.disks.index(disk)).undo_rows)
+
+    def checkpoint(self, progress: list[DiskProgress]) -> None:
+        """Make everything so far durable, then note how far it is, so that an interruption resumes here."""
+        for disk in self.disks:
+            disk.sync()
+        rows = [
+            msgspec.structs.replace(one, undo_rows=disk.undo_rows)
+            for one, disk in zip(progress, self.disks, strict=True)
+        ]
+        self._write_pending(rows)
+
+    def commit(self, point: PointRecord) -> PointRecord:
+        """Make the point appear; returns it with its chain digest. Durable on return, also its acknowledgement."""
+        for disk in self.disks:
+            disk.sync()
+        for disk in self.disks:
+            disk.seal()
+        point = msgspec.structs.replace(point, chain=chained(self._state.chain, point))
+        self._files.make_folder(self._layout.points)
+        self._files.write_durably(self._layout.point(point.epoch), encode("point", point))
+        write_state(
+            self._layout, StateRecord(generation=point.generation, epoch=point.epoch, chain=point.chain), self._files
+        )
+        if self._marked:
+            self._files.unlink(self._layout.incomplete)
+            self._files.sync_folder(self._layout.folder)
+        self.close()
+        return point
+
+    def close(self) -> None:
+        """Let go of the disks. Without a commit before, the movement stays pending."""
+        for disk in self.disks:
+            disk.close()
+        self.disks = []
+
+    def _mark(self) -> None:
+        if not self._marked:
+            self._write_pending([])
+
+    def _write_pending(self, disks: list[DiskProgress]) -> None:
+        record = PendingRecord(epoch=self.epoch, movement=self._movement, disks=disks)
+        self._files.write_durably(self._layout.incomplete, encode("incomplete", record))
+        self._marked = True
+
+
+def write_state(layout: ReplicaLayout, state: StateRecord, files: Files) -> None:
+    """Replace the state record (the commit), then its copy."""
+    data = encode("state", state)
+    files.write_durably(layout.state, data)
+    files.write_durably(layout.state_copy, data)

@@ -1,0 +1,176 @@
+"""The undo log of one epoch on one disk: before-images, and an index that is published before anything is overwritten.
+
+What must hold: when a granule of `disk.img` is overwritten, its before-image and its block's old checksum are durable
+in log and index (rule 13), visible to readers (rule 15), and the only ones of that epoch (rule 16). What a crash may
+leave: a log without its end, rows of the index missing or torn; `resume` brings both into agreement.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID, uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checksums import ENTRY_SIZE
+from ..errors import FormatError
+from ..files import File, Files
+from ..hrl import ENTRY, LogReader, LogWriter
+from . import undo_index
+from .blend import granule_rows, zero_mask
+from .layout import GRANULE, DiskLayout
+from .seen import SeenSet
+from .undo_index import CHECKSUM, DATA, HEADER, KNOWN, ROW, UNKNOWN, ZEROS
+
+UNDO_FILE_TYPE = 1
+Array = NDArray[Any]
+
+
+class UndoWriter:
+    """Gathers before-images; `publish` makes them durable and visible."""
+
+    def __init__(self, layout: DiskLayout, epoch: int, block_size: int, *, files: Files) -> None:
+        self._layout, self._epoch, self._files = layout, epoch, files
+        self._granules_a_block = block_size // GRANULE
+        self._waiting: list[Array] = []
+        self._resumed: Array = np.zeros(0, ROW)
+        files.make_folder(layout.undo)
+        if files.exists(layout.undo_index(epoch)) or files.exists(layout.undo_log(epoch)):
+            self._resume()
+        else:
+            self._create(uuid4())
+        self._granules = SeenSet(layout.seen(epoch), files=files)
+        self._blocks = SeenSet(layout.seen(epoch).with_suffix(".touched"), files=files)
+        self._remember(self._resumed)
+
+    def save(self, granules: Array, old: Array, blocks: Array, checksums: Array, known: NDArray[np.bool_]) -> None:
+        """Keep the `old` content of ascending `granules` and the (n, 16) `checksums` of ascending `blocks`."""
+        fresh, fresh_blocks = self._granules.add(granules), self._blocks.add(blocks)
+        granules, old = granules[fresh], old[fresh]
+        blocks, checksums, known = blocks[fresh_blocks], checksums[fresh_blocks], known[fresh_blocks]
+        zero = zero_mask(old)
+        self._save_data(granules[~zero], old[~zero])
+        self._save_zeros(granules[zero])
+        rows = np.zeros(len(blocks), CHECKSUM)
+        rows["block"] = blocks
+        rows["checksum"] = np.ascontiguousarray(checksums).view(f"V{ENTRY_SIZE}").reshape(-1)
+        rows["kind"] = np.where(known, KNOWN, UNKNOWN)
+        self._waiting.append(rows.view(ROW))
+
+    def publish(self) -> None:
+        """Durable in the log, then durable and visible in the index."""
+        rows = np.concatenate([np.zeros(0, ROW), *self._waiting])
+        self._waiting.clear()
+        if not len(rows):
+            return
+        self._log.flush()
+        self._log.sync()
+        self._index.pwrite(undo_index.sealed_rows(rows, self._key).tobytes(), HEADER.size + 32 * self.rows)
+        self._index.sync()
+        self.rows += len(rows)
+
+    def touched_since(self, row: int) -> Array:
+        """The blocks that an earlier, interrupted session may have overwritten behind index row `row`."""
+        rows = self._resumed[row:]
+        checksums = rows[rows["kind"] >= KNOWN]["offset"].astype(np.int64)
+        extents = rows[rows["kind"] <= ZEROS]
+        each = self._granules_a_block * GRANULE
+        ranges = [np.arange(at // each, (at + length - 1) // each + 1)
+                  for at, length in zip(extents["offset"].tolist(), extents["length"].tolist(), strict=True)]  # fmt: skip
+        return np.unique(np.concatenate([checksums, *ranges]))
+
+    def finish(self) -> None:
+        """Seal the log and put the sorted index in the place of the growing one."""
+        self.publish()
+        self._log.close()
+        raw = self._index.pread(32 * self.rows, HEADER.size)
+        data = undo_index.sorted_file(self._log_id, np.frombuffer(raw, ROW))
+        self._files.write_durably(self._layout.undo_index(self._epoch), data)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the files; an unfinished log is resumed by the next session."""
+        self._log.abandon()
+        self._index.close()
+        self._granules.discard()
+        self._blocks.discard()
+
+    def _create(self, log_id: UUID) -> None:
+        path = self._layout.undo_log(self._epoch)
+        self._log = LogWriter.create(
+            path, unique_id=log_id, previous_id=UUID(int=0), file_type=UNDO_FILE_TYPE, files=self._files
+        )
+        self._log.sync()
+        self._start_index(log_id, np.zeros(0, ROW))
+
+    def _start_index(self, log_id: UUID, rows: Array) -> None:
+        """Begin the growing index with `rows`; it replaces an earlier one whole, for readers look at it meanwhile."""
+        self._log_id, self._key, self.rows = log_id, undo_index.key_of(log_id), len(rows)
+        path = self._layout.undo_index(self._epoch)
+        sealed = undo_index.sealed_rows(rows, self._key)
+        self._files.write_durably(path, undo_index.header(log_id) + sealed.tobytes())
+        self._index: File = self._files.open(path, write=True)
+
+    def _resume(self) -> None:
+        """Nothing behind the last whole metadata block was ever overwritten in the image: that tail may go."""
+        log, index = self._layout.undo_log(self._epoch), self._layout.undo_index(self._epoch)
+        _, rows = undo_index.valid_prefix(index, files=self._files)
+        try:
+            self._log = LogWriter.resume(log, files=self._files)
+        except FormatError:
+            if len(rows):
+                raise
+            self._files.unlink(log)
+            self._create(uuid4())
+            return
+        with LogReader.open(log, files=self._files, salvage=True) as reader:
+            found = [_extent_rows(entries) for entries in reader.entries()]
+            log_id = reader.header.unique_id
+        extents = np.concatenate([np.zeros(0, ROW), *found])
+        known = rows[(rows["kind"] >= KNOWN) | np.isin(rows["offset"], extents["offset"])]
+        missing = extents[~np.isin(extents["offset"], known[known["kind"] <= ZEROS]["offset"])]
+        self._resumed = np.concatenate([known, missing])
+        self._log.sync()
+        self._start_index(log_id, self._resumed)
+
+    def _remember(self, rows: Array) -> None:
+        for row in rows[rows["kind"] <= ZEROS].tolist():
+            self._granules.add_run(row[0] // GRANULE, row[2] // GRANULE)
+        self._blocks.add(np.unique(rows[rows["kind"] >= KNOWN]["offset"].astype(np.int64)))
+
+    def _save_data(self, granules: Array, old: Array) -> None:
+        if not len(granules):
+            return
+        runs = granule_rows(granules)
+        entries = np.zeros(len(runs), ENTRY)
+        entries["offset"], entries["length"] = runs["offset"], runs["length"]
+        entries["source"], entries["operation"] = runs["buffer"], 1
+        rows = np.zeros(len(runs), ROW)
+        rows["log_offset"] = self._log.append_many(entries, np.ascontiguousarray(old))
+        rows["offset"], rows["length"], rows["kind"] = runs["offset"], runs["length"], DATA
+        self._waiting.append(rows)
+
+    def _save_zeros(self, granules: Array) -> None:
+        if not len(granules):
+            return
+        runs = granule_rows(granules)
+        for offset, length in zip(runs["offset"].tolist(), runs["length"].tolist(), strict=True):
+            self._log.append_zero(offset, length)
+        rows = np.zeros(len(runs), ROW)
+        rows["offset"], rows["length"], rows["kind"] = runs["offset"], runs["length"], ZEROS
+        self._waiting.append(rows)
+
+
+def _extent_rows(entries: Array) -> Array:
+    rows = np.zeros(len(entries), ROW)
+    rows["offset"], rows["length"] = entries["offset"], entries["length"]
+    write = entries["operation"] == 1
+    rows["log_offset"] = np.where(write, entries["source"], 0)
+    rows["kind"] = np.where(write, DATA, ZEROS)
+    return rows
+
+
+def empty_index() -> bytes:
+    """The index of an epoch that overwrote nothing, so that epochs can be probed in turn."""
+    return undo_index.sorted_file(uuid4(), np.zeros(0, ROW))

@@ -1,0 +1,208 @@
+"""The index of an undo log: where each before-image stands, and the checksums that the touched blocks had before.
+
+While an epoch is being applied rows are appended; a row stands in the file before its granules are overwritten in
+`disk.img`, so a reader that reads `disk.img` first and the index second is never wrong (rule 15). At the commit the
+index is written again, sorted, and replaces the first.
+
+    header, 64 bytes: magic 8, version u32, row size u32, log UUID 16, extent rows u64, checksum rows u64,
+                      12 zero bytes, CRC-32C u32; both counts are 2^64-1 while rows are being appended
+    extent row:       disk offset u64, log offset u64, length u64, kind u8 (1 data, 2 zeros), 3 zero bytes, CRC u32
+    checksum row:     block u64, checksum 16, kind u8 (3 known, 4 unknown), 3 zero bytes, CRC u32
+
+All little-endian; row CRCs are CRC-32C over the first 28 bytes, keyed by the log's UUID.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import kernels
+from ..errors import DamageError, FormatError, StateError
+from ..files import File, Files
+
+MAGIC = b"brepundo"
+VERSION = 1
+HEADER = struct.Struct("<8sII16sQQ12xI")
+assert HEADER.size == 64
+ROW = np.dtype([("offset", "<u8"), ("log_offset", "<u8"), ("length", "<u8"), ("kind", "u1"), ("pad", "V3"), ("crc", "<u4")])
+CHECKSUM = np.dtype([("block", "<u8"), ("checksum", "V16"), ("kind", "u1"), ("pad", "V3"), ("crc", "<u4")])
+assert ROW.itemsize == CHECKSUM.itemsize == 32
+DATA, ZEROS, KNOWN, UNKNOWN = 1, 2, 3, 4
+OPEN = (1 << 64) - 1
+Rows = NDArray[Any]
+
+
+def key_of(log_id: UUID) -> int:
+    """The CRC key of an index's rows."""
+    return kernels.crc32c(log_id.bytes)
+
+
+def header(log_id: UUID, extents: int = OPEN, checksums: int = OPEN) -> bytes:
+    """The header bytes of an index."""
+    head = HEADER.pack(MAGIC, VERSION, ROW.itemsize, log_id.bytes, extents, checksums, 0)
+    return head[:-4] + struct.pack("<I", kernels.crc32c(head[:-4]))
+
+
+def sealed_rows(rows: Rows, key: int) -> Rows:
+    """`rows` with their CRCs set."""
+    raw = np.ascontiguousarray(rows)
+    crcs = np.zeros(len(raw), "<u4")
+    kernels.crc32c_rows(raw.view("u1"), 32, 28, crcs, value=key)
+    raw["crc"] = crcs
+    return raw
+
+
+def good_rows(rows: Rows, key: int) -> int:
+    """How many rows from the first on have the right CRC."""
+    crcs = np.zeros(len(rows), "<u4")
+    kernels.crc32c_rows(np.ascontiguousarray(rows).view("u1"), 32, 28, crcs, value=key)
+    wrong = np.flatnonzero(crcs != rows["crc"])
+    return int(wrong[0]) if len(wrong) else len(rows)
+
+
+def sorted_file(log_id: UUID, rows: Rows) -> bytes:
+    """The final index over rows of both sorts."""
+    extents = np.sort(rows[rows["kind"] <= ZEROS], order="offset")
+    checksums = np.sort(rows[rows["kind"] >= KNOWN], order="offset")
+    return header(log_id, len(extents), len(checksums)) + extents.tobytes() + checksums.tobytes()
+
+
+class UndoIndex:
+    """A reader's view of one index, which may still be growing; `refresh` before each look."""
+
+    def __init__(self, path: Path, *, files: Files) -> None:
+        self.path = path
+        self._files = files
+        self._load()
+
+    @classmethod
+    def probe(cls, path: Path, *, files: Files) -> UndoIndex | None:
+        """The index, or None when there is none (yet)."""
+        return cls(path, files=files) if files.exists(path) else None
+
+    def _load(self) -> None:
+        self._file: File = self._files.open(self.path)
+        raw = self._file.pread(HEADER.size, 0)
+        if len(raw) < HEADER.size:
+            self._file.close()
+            raise StateError.at(self.path, 0, "undo index", wanted="a header of 64 bytes", got=f"{len(raw)} bytes")
+        magic, version, row_size, log_id, extents, checksums, crc = HEADER.unpack(raw)
+        if magic != MAGIC or crc != kernels.crc32c(raw[:-4]) or version != VERSION or row_size != ROW.itemsize:
+            self._file.close()
+            raise StateError.at(self.path, 0, "undo index header", wanted=f"version {VERSION} with its CRC",
+                                got=repr(raw[:16]))  # fmt: skip
+        self.log_id = UUID(bytes=log_id)
+        self._key = key_of(self.log_id)
+        self.growing = extents == OPEN
+        self._inode = os.fstat(self._file.fileno()).st_ino
+        self._extent_count, self._checksum_count = (0, 0) if self.growing else (extents, checksums)
+        size = self._file.size()
+        if not self.growing and size != HEADER.size + 32 * (extents + checksums):
+            raise StateError.at(self.path, 32, "undo index", wanted=f"{extents}+{checksums} rows", got=f"{size} bytes")
+        self._loaded = np.zeros(0, ROW)
+        self._extents = np.zeros(0, ROW)
+        self._checksums = np.zeros(0, ROW)
+
+    def refresh(self) -> None:
+        """See what was appended, and whether the sorted index took this one's place."""
+        try:
+            if os.stat(self.path).st_ino != self._inode:
+                self._file.close()
+                self._load()
+        except FileNotFoundError:
+            return
+        if not self.growing:
+            return
+        count = (self._file.size() - HEADER.size) // 32
+        if count <= len(self._loaded):
+            return
+        fresh = self._rows(len(self._loaded), count)
+        self._loaded = np.concatenate([self._loaded, fresh])
+        self._extents = np.sort(self._loaded[self._loaded["kind"] <= ZEROS], order="offset")
+        self._checksums = np.sort(self._loaded[self._loaded["kind"] >= KNOWN], order="offset")
+        self._extent_count, self._checksum_count = len(self._extents), len(self._checksums)
+
+    def extents(self, start: int, end: int) -> Rows:
+        """The extent rows that overlap disk bytes [start, end), sorted by offset."""
+        low = self._bisect(start + 1, 0, self._extent_count)
+        high = self._bisect(end, 0, self._extent_count)
+        rows = self._slice(max(low - 1, 0), high, self._extents, 0)
+        return rows[rows["offset"] + rows["length"] > start]
+
+    def checksums(self, first: int, end: int) -> Rows:
+        """The checksum rows of blocks [first, end), as CHECKSUM records sorted by block."""
+        base, count = self._extent_count, self._checksum_count
+        low, high = self._bisect(first, base, count), self._bisect(end, base, count)
+        return self._slice(low, high, self._checksums, base).view(CHECKSUM)
+
+    def next_extent(self, offset: int) -> int | None:
+        """The first byte at or behind `offset` that some extent row covers."""
+        at = self._bisect(offset + 1, 0, self._extent_count)
+        rows = self._slice(max(at - 1, 0), min(at + 1, self._extent_count), self._extents, 0)
+        for row in rows:
+            if row["offset"] + row["length"] > offset:
+                return max(offset, int(row["offset"]))
+        return None
+
+    def all_rows(self) -> Rows:
+        """Every row of both sorts, checked."""
+        if self.growing:
+            self.refresh()
+            return self._loaded
+        return self._rows(0, self._extent_count + self._checksum_count)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _rows(self, low: int, high: int) -> Rows:
+        raw = bytearray(32 * (high - low))
+        got = self._file.pread_into(raw, HEADER.size + 32 * low)
+        rows = np.frombuffer(raw, ROW)
+        good = good_rows(rows, self._key) if got == len(raw) else got // 32
+        if good < len(rows):
+            raise DamageError(f"{self.path}: row {low + good}: wanted its CRC, got another: damaged; "
+                              "points before this epoch can't be read where it names blocks")  # fmt: skip
+        return rows
+
+    def _slice(self, low: int, high: int, held: Rows, base: int) -> Rows:
+        if high <= low:
+            return np.zeros(0, ROW)
+        return held[low:high] if self.growing else self._rows(base + low, base + high)
+
+    def _bisect(self, wanted: int, base: int, count: int) -> int:
+        """How many of the `count` rows from row `base` on have a first field below `wanted`."""
+        if self.growing:
+            held = self._extents if base == 0 and count == len(self._extents) else self._checksums
+            return int(np.searchsorted(held["offset"], np.uint64(wanted)))
+        low, high = 0, count
+        while low < high:
+            middle = (low + high) // 2
+            raw = self._file.pread(8, HEADER.size + 32 * (base + middle))
+            if int.from_bytes(raw, "little") < wanted:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+
+def valid_prefix(path: Path, *, files: Files) -> tuple[UUID | None, Rows]:
+    """For recovery: the log that an index belongs to and its rows up to the first damaged one.
+
+    None when not even the header can be read.
+    """
+    try:
+        index = UndoIndex(path, files=files)
+    except FormatError:
+        return None, np.zeros(0, ROW)
+    with index._file as file:
+        raw = file.pread((file.size() - HEADER.size) // 32 * 32, HEADER.size)
+    rows = np.frombuffer(raw, ROW)
+    return index.log_id, rows[: good_rows(rows, key_of(index.log_id))]
