@@ -58,6 +58,30 @@ static inline uint64_t br_length(const struct br_arguments *taken, int index) {
     return (uint64_t)taken->buffer[index].len;
 }
 
+/* The parameters of a binding. */
+#define ARGUMENTS PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *names
+
+/* Opens a binding: takes its arguments into `a`, or returns with the exception. */
+#define TAKE(function, ...)                                                                                  \
+    static const struct br_parameter parameters[] = {__VA_ARGS__, {NULL, BR_FLAG, 0, 0}};                    \
+    struct br_arguments a;                                                                                   \
+    (void)module;                                                                                            \
+    if (br_take(&a, #function, parameters, args, count, names) < 0)                                          \
+    return NULL
+
+#define READ(name)                                                                                           \
+    { #name, BR_READ, 0, 0 }
+#define WRITE(name)                                                                                          \
+    { #name, BR_WRITE, 0, 0 }
+#define NUMBER(name)                                                                                         \
+    { #name, BR_NUMBER, 0, 0 }
+#define OPTION(name)                                                                                         \
+    { #name, BR_NUMBER, 1, 0 }
+#define FD(name)                                                                                             \
+    { #name, BR_FD, 0, 0 }
+#define OFFSET(name)                                                                                         \
+    { #name, BR_OFFSET, 0, 0 }
+
 /* One line of a method table. */
 #define BR_METHOD(name, text)                                                                                \
     { #name, (PyCFunction)(void (*)(void))name, METH_FASTCALL | METH_KEYWORDS, PyDoc_STR(text) }

@@ -6,30 +6,15 @@
 #include <errno.h>
 #include <limits.h>
 
+#include "bitmap.h"
 #include "bytesum.h"
 #include "checksum.h"
+#include "coalesce.h"
+#include "compare.h"
 #include "cpu.h"
 #include "crc32c.h"
 #include "hash.h"
-
-#define ARGUMENTS PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *names
-
-/* Opens a binding: takes its arguments into `a`, or returns with the exception. */
-#define TAKE(function, ...)                                                                                  \
-    static const struct br_parameter parameters[] = {__VA_ARGS__, {NULL, BR_FLAG, 0, 0}};                    \
-    struct br_arguments a;                                                                                   \
-    (void)module;                                                                                            \
-    if (br_take(&a, #function, parameters, args, count, names) < 0)                                          \
-    return NULL
-
-#define READ(name)                                                                                           \
-    { #name, BR_READ, 0, 0 }
-#define WRITE(name)                                                                                          \
-    { #name, BR_WRITE, 0, 0 }
-#define NUMBER(name)                                                                                         \
-    { #name, BR_NUMBER, 0, 0 }
-#define OPTION(name)                                                                                         \
-    { #name, BR_NUMBER, 1, 0 }
+#include "table.h"
 
 #if BR_HAVE_XXHASH
 static PyObject *checksum_buffer(ARGUMENTS) {
@@ -87,6 +72,121 @@ static PyObject *crc32c_rows(ARGUMENTS) {
     return br_finish_none(&a, 0);
 }
 
+static PyObject *compare_tables(ARGUMENTS) {
+    TAKE(compare_tables, READ(a), READ(b), WRITE(dirty));
+    uint64_t entries = br_length(&a, 0) / BR_ENTRY_SIZE, differing;
+    if (br_length(&a, 0) != br_length(&a, 1) || br_length(&a, 0) % BR_ENTRY_SIZE != 0)
+        return br_reject(&a, "a and b must be of one length, 16 bytes an entry");
+    if (br_length(&a, 2) < br_block_count(entries, 8))
+        return br_reject(&a, "dirty must have a bit for each entry");
+    Py_BEGIN_ALLOW_THREADS;
+    differing = br_compare_tables(br_bytes(&a, 0), br_bytes(&a, 1), entries, br_bytes(&a, 2));
+    Py_END_ALLOW_THREADS;
+    return br_finish_number(&a, 0, differing);
+}
+
+static PyObject *compare_buffers(ARGUMENTS) {
+    TAKE(compare_buffers, READ(a), READ(b), NUMBER(granule), WRITE(dirty));
+    uint64_t granule = a.number[2], differing;
+    if (br_length(&a, 0) != br_length(&a, 1))
+        return br_reject(&a, "a and b must be of one length");
+    if (granule == 0)
+        return br_reject(&a, "granule must be at least 1");
+    if (br_length(&a, 3) < br_block_count(br_block_count(br_length(&a, 0), granule), 8))
+        return br_reject(&a, "dirty must have a bit for each granule");
+    Py_BEGIN_ALLOW_THREADS;
+    differing =
+        br_compare_buffers(br_bytes(&a, 0), br_bytes(&a, 1), br_length(&a, 0), granule, br_bytes(&a, 3), 0);
+    Py_END_ALLOW_THREADS;
+    return br_finish_number(&a, 0, differing);
+}
+
+static PyObject *find_zeros(ARGUMENTS) {
+    TAKE(find_zeros, READ(data), NUMBER(granule), WRITE(zeros));
+    uint64_t granule = a.number[1], found;
+    if (granule == 0)
+        return br_reject(&a, "granule must be at least 1");
+    if (br_length(&a, 2) < br_block_count(br_block_count(br_length(&a, 0), granule), 8))
+        return br_reject(&a, "zeros must have a bit for each granule");
+    Py_BEGIN_ALLOW_THREADS;
+    found = br_find_zeros(br_bytes(&a, 0), br_length(&a, 0), granule, br_bytes(&a, 2));
+    Py_END_ALLOW_THREADS;
+    return br_finish_number(&a, 0, found);
+}
+
+static PyObject *coalesce(ARGUMENTS) {
+    TAKE(coalesce, READ(entries), WRITE(out));
+    size_t rows = br_length(&a, 0) / BR_ROW_SIZE, out_rows = 0;
+    if (br_length(&a, 0) % BR_ROW_SIZE != 0)
+        return br_reject(&a, "entries must be rows of 32 bytes");
+    if (br_length(&a, 1) / BR_ROW_SIZE / 2 < rows)
+        return br_reject(&a, "out must have room for twice the rows");
+    int error;
+    Py_BEGIN_ALLOW_THREADS;
+    error = br_coalesce(br_bytes(&a, 0), rows, br_bytes(&a, 1), &out_rows);
+    Py_END_ALLOW_THREADS;
+    if (error == EINVAL)
+        return br_reject(&a, "an entry has an unknown operation, or reaches beyond 2**64");
+    return br_finish_number(&a, error, out_rows);
+}
+
+/* Whether argument `pages` is whole pages and argument `entries` has 4080 bytes for each; `key` is
+ * argument 2. */
+static const char *check_table(const struct br_arguments *a, int pages, int entries) {
+    if (br_length(a, pages) % BR_PAGE_SIZE != 0)
+        return "pages must be whole pages of 4096 bytes";
+    if (br_length(a, entries) != br_length(a, pages) / BR_PAGE_SIZE * BR_PAGE_BYTES)
+        return "entries must have 4080 bytes for each page";
+    if (a->number[2] > UINT32_MAX)
+        return "key must be below 2**32";
+    return NULL;
+}
+
+static PyObject *pack_table(ARGUMENTS) {
+    TAKE(pack_table, READ(entries), NUMBER(first_page), NUMBER(key), WRITE(pages));
+    const char *wrong = check_table(&a, 3, 0);
+    if (wrong)
+        return br_reject(&a, wrong);
+    Py_BEGIN_ALLOW_THREADS;
+    br_pack_table(br_bytes(&a, 0), br_length(&a, 3) / BR_PAGE_SIZE, a.number[1], (uint32_t)a.number[2],
+                  br_bytes(&a, 3));
+    Py_END_ALLOW_THREADS;
+    return br_finish_none(&a, 0);
+}
+
+/* The numbers of the set bits as a list. */
+static PyObject *list_bits(const uint8_t *bitmap, size_t limit) {
+    PyObject *list = PyList_New(0);
+    uint64_t bit, run;
+    for (uint64_t at = 0; list && br_bitmap_next(bitmap, at, limit, &bit, &run); at = bit + 1) {
+        PyObject *number = PyLong_FromUnsignedLongLong(bit);
+        if (!number || PyList_Append(list, number) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(number);
+    }
+    return list;
+}
+
+static PyObject *unpack_table(ARGUMENTS) {
+    TAKE(unpack_table, READ(pages), NUMBER(first_page), NUMBER(key), WRITE(entries));
+    const char *wrong = check_table(&a, 0, 3);
+    if (wrong)
+        return br_reject(&a, wrong);
+    size_t pages = br_length(&a, 0) / BR_PAGE_SIZE;
+    uint8_t *bad = PyMem_Calloc(pages / 8 + 1, 1);
+    if (!bad) {
+        br_release(&a);
+        return PyErr_NoMemory();
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    br_unpack_table(br_bytes(&a, 0), pages, a.number[1], (uint32_t)a.number[2], br_bytes(&a, 3), bad);
+    Py_END_ALLOW_THREADS;
+    br_release(&a);
+    PyObject *list = list_bits(bad, pages);
+    PyMem_Free(bad);
+    return list;
+}
+
 static PyObject *select_variant(PyObject *module, PyObject *name) {
     (void)module;
     const char *text = PyUnicode_AsUTF8AndSize(name, NULL);
@@ -124,6 +224,12 @@ static PyMethodDef methods[] = {
     BR_METHOD(byte_sum, "Sum of all bytes modulo 2**32."),
     BR_METHOD(crc32c, "CRC-32C behind bytes whose CRC is `value`."),
     BR_METHOD(crc32c_rows, "CRC-32C of the first bytes of each row."),
+    BR_METHOD(compare_tables, "Set a bit for each checksum that differs; returns how many."),
+    BR_METHOD(compare_buffers, "Set a bit for each granule that differs; returns how many."),
+    BR_METHOD(find_zeros, "Set a bit for each granule of zeros; returns how many."),
+    BR_METHOD(coalesce, "Log entries into the extents that remain; returns how many."),
+    BR_METHOD(pack_table, "Checksum entries into pages with number and CRC."),
+    BR_METHOD(unpack_table, "The reverse; returns the indexes of bad pages."),
     {"select_variant", select_variant, METH_O, PyDoc_STR("Force the CPU variant of that name.")},
     {"variant", variant, METH_NOARGS, PyDoc_STR("The CPU variant in use.")},
     {"variants", variants, METH_NOARGS, PyDoc_STR("The CPU variants that this CPU runs, best last.")},
@@ -131,5 +237,7 @@ static PyMethodDef methods[] = {
 };
 
 int br_add_kernels(PyObject *module) {
-    return PyModule_AddFunctions(module, methods);
+    if (PyModule_AddFunctions(module, methods) < 0 || br_add_bitmaps(module) < 0)
+        return -1;
+    return br_add_file_kernels(module);
 }

@@ -4,4 +4,8 @@
 
 int br_add_kernels(PyObject *module);
 
+/* Parts of br_add_kernels. */
+int br_add_bitmaps(PyObject *module);
+int br_add_file_kernels(PyObject *module);
+
 #endif

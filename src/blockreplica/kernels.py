@@ -93,10 +93,10 @@ def _load(implementation: str, cpu: str | None) -> tuple[bool, str, dict[str, ob
     from . import _native
 
     functions: dict[str, object] = {
-        name: getattr(_native, name) for name in _OTHERS if hasattr(_native, name)
+        name: getattr(_native, name) for name in _OTHERS
     }
     if hasattr(_native, "checksum_buffer"):
-        functions |= {name: getattr(_native, name) for name in _CHECKSUMS if hasattr(_native, name)}
+        functions |= {name: getattr(_native, name) for name in _CHECKSUMS}
     else:
         from . import _reference
 
