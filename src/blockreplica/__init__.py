@@ -1,1 +1,48 @@
-"""blockreplica: block-level replication of virtual disk images."""
+"""blockreplica: block-level replication of virtual disk images.
+
+    import blockreplica as br
+    with br.track("vm.img") as image:                  # every write goes to the image and to its change log
+        image.pwrite(b"data", 0)
+    vm = br.protect("vm.img", "/replicas", name="vm")  # relationship and initial replication
+    point = vm.sync()                                  # one delta; a resync if it must; says what it did
+    vm.replica.recover(point.point, "restored.img")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .manifest import PointRecord
+    from .progress import Progress
+    from .recovery.verify import VerifyReport
+    from .relationship import Relationship, Status
+    from .replication import SyncResult
+    from .service.registry import protect, relationship, relationships, unprotect
+    from .tracking import Cut, TrackedImage, track
+
+__version__ = "0.1.0"
+__all__ = [
+    "Cut", "PointRecord", "Progress", "Relationship", "Status", "SyncResult", "TrackedImage", "VerifyReport",
+    "protect", "relationship", "relationships", "track", "unprotect",
+]  # fmt: skip
+
+_HOMES = {
+    "Cut": "tracking", "TrackedImage": "tracking", "track": "tracking", "PointRecord": "manifest",
+    "Progress": "progress", "Relationship": "relationship", "Status": "relationship", "SyncResult": "replication",
+    "VerifyReport": "recovery.verify", "protect": "service.registry", "relationship": "service.registry",
+    "relationships": "service.registry", "unprotect": "service.registry",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used, so that `import blockreplica` costs nothing at a start."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

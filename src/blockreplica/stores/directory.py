@@ -52,7 +52,8 @@ class DirectoryStore:
         layout = ReplicaLayout(self.folder / record.name)
         if self._files.exists(layout.record):
             raise RefusedError(f"{layout.folder}: there is a replica of that name; choose another --name or store")
-        if set(self._files.names(layout.folder)) - {"state", "state.copy", "state.new", "replica.new", "state.copy.new"}:
+        begun = {"state", "state.copy", "state.new", "replica.new", "state.copy.new"}
+        if set(self._files.names(layout.folder)) - begun:
             raise RefusedError(f"{layout.folder}: holds other things; choose another --name")
         self._files.make_folder(layout.folder)
         write_state(layout, FIRST_STATE, self._files)
@@ -90,7 +91,7 @@ class Replica:
         self.record = decode("replica", ReplicaRecord, files.read(layout.record, limit=LIMIT), layout.record)
 
     def state(self) -> StateRecord:
-        """The newest point's place. A damaged record is read from its copy, which may be one point older, never wrong."""
+        """The newest point's place. When the record is damaged, that of its copy: one point older at the most."""
         try:
             return self._read_state(self.layout.state)
         except (StateError, NotFoundError) as error:

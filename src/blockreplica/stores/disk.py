@@ -59,6 +59,7 @@ class DiskWriter:
         self._table_file = files.open(layout.table, write=True, create=True)
         self.table = ChecksumTable(self._table_file, table_key(record.relationship, index))
         self._undo: UndoWriter | None = None
+        self._stale = self.image.size() > 0
         self._healed: set[int] = set()
         self._stage: list[Blend] = []
         self._staged_blocks: set[int] = set()
@@ -126,22 +127,30 @@ class DiskWriter:
             at += length
         return changed
 
-    def copy(self, source: int, extent: Extent, *, punch: bool) -> int:
+    def reset(self) -> None:
+        """Forget all content: for a replica that has no point yet, whose interrupted copy can't be trusted."""
+        if self.image.size():
+            self._first_only()
+            self._begin()
+            self.image.truncate(0)
+            self.table.resize(0)
+            self._stale = False
+
+    def copy(self, source: int, extent: Extent) -> int:
         """Copy an extent, of whole table pages, from a descriptor: for a replica that has no point yet."""
-        if self._history:
-            raise AssertionError("copy would overwrite what recovery points need")
+        self._first_only()
         self._begin()
         blocks = block_count(extent.length, self._block_size)
         entries = bytearray(-(-blocks // PAGE_ENTRIES) * PAGE_ENTRIES * ENTRY_SIZE)
         written = self.image.copy_from(
             source, extent.offset, extent.length, self._block_size,
-            memoryview(entries)[: blocks * ENTRY_SIZE], seed=self._seed, punch=punch,
+            memoryview(entries)[: blocks * ENTRY_SIZE], seed=self._seed, punch=self._stale,
         )  # fmt: skip
         self.table.write(extent.offset // self._block_size, entries)
         return written
 
-    def differing(self, source: int, extent: Extent, *, deep: bool) -> Array:
-        """EXTENT rows (no buffer places) where an extent of a descriptor differs from the replica.
+    def differing(self, source: int, extent: Extent, *, deep: bool) -> tuple[Array, int]:
+        """EXTENT rows (no buffer places) where an extent of a descriptor differs from the replica; and bytes read.
 
         By the checksum table, reading the source only; or `deep`, reading both, which also mends table entries that
         do not tell the truth about the image.
@@ -153,19 +162,22 @@ class DiskWriter:
         unit = GRANULE if deep else self._block_size
         bits = bytearray(-(-extent.length // unit) // 8 + 1)
         if deep:
+            scanned = extent.length
             kernels.compare_files(
                 source, self.image.fileno(), extent.offset, extent.length, self._block_size, GRANULE,
                 theirs, bits, seed=self._seed,
             )  # fmt: skip
             self._mend(first, ours, theirs, bits)
         else:
-            kernels.checksum_file(source, extent.offset, extent.length, self._block_size, theirs, seed=self._seed)
+            scanned = kernels.checksum_file(
+                source, extent.offset, extent.length, self._block_size, theirs, seed=self._seed
+            )
             kernels.compare_tables(ours, theirs, bits)
         runs = np.frombuffer(kernels.bitmap_runs(bits, 0, -(-extent.length // unit)), "<u8").reshape(-1, 2)
         rows = np.zeros(len(runs), EXTENT)
         rows["offset"] = runs[:, 0] * unit + extent.offset
         rows["length"] = np.minimum(runs[:, 1] * unit, extent.offset + extent.length - rows["offset"])
-        return rows
+        return rows, scanned
 
     def resize(self, size: int) -> None:
         """Let the disk be `size` bytes; a tail that goes is saved first, grown space reads as zeros."""
@@ -229,6 +241,10 @@ class DiskWriter:
             self._undo.close()
         self.image.close()
         self._table_file.close()
+
+    def _first_only(self) -> None:
+        if self._history:
+            raise AssertionError("this would overwrite what recovery points need")
 
     def _open_undo(self) -> UndoWriter:
         if self._undo is None:

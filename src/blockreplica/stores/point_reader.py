@@ -8,7 +8,6 @@ is ever needed to read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -102,20 +101,6 @@ class PointReader:
             table[at] = np.ascontiguousarray(rows["checksum"]).view(np.uint8).reshape(-1, ENTRY_SIZE)
             known[at] = rows["kind"] == KNOWN
         return entries, known
-
-    def allocated(self, window: int) -> Iterator[Extent]:
-        """The extents that may hold data, in aligned windows of `window` bytes; the rest reads as zeros."""
-        at = 0
-        while at < self.size:
-            data = self._image.next_data(at)
-            self._refresh()
-            undo = [index.next_extent(at) for index in self._indexes]
-            starts = [start for start in (data, *undo) if start is not None]
-            if not starts or min(starts) >= self.size:
-                return
-            at = min(starts) // window * window
-            yield Extent(at, min(window, self.size - at))
-            at += window
 
     def close(self) -> None:
         """Close all files."""

@@ -76,8 +76,10 @@ class UndoWriter:
         checksums = rows[rows["kind"] >= KNOWN]["offset"].astype(np.int64)
         extents = rows[rows["kind"] <= ZEROS]
         each = self._granules_a_block * GRANULE
-        ranges = [np.arange(at // each, (at + length - 1) // each + 1)
-                  for at, length in zip(extents["offset"].tolist(), extents["length"].tolist(), strict=True)]  # fmt: skip
+        ranges = [
+            np.arange(offset // each, (offset + length - 1) // each + 1)
+            for offset, length in extents[["offset", "length"]].tolist()
+        ]
         return np.unique(np.concatenate([checksums, *ranges]))
 
     def finish(self) -> None:

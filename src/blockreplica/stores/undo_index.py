@@ -31,8 +31,9 @@ MAGIC = b"brepundo"
 VERSION = 1
 HEADER = struct.Struct("<8sII16sQQ12xI")
 assert HEADER.size == 64
-ROW = np.dtype([("offset", "<u8"), ("log_offset", "<u8"), ("length", "<u8"), ("kind", "u1"), ("pad", "V3"), ("crc", "<u4")])
-CHECKSUM = np.dtype([("block", "<u8"), ("checksum", "V16"), ("kind", "u1"), ("pad", "V3"), ("crc", "<u4")])
+_TAIL = [("kind", "u1"), ("pad", "V3"), ("crc", "<u4")]
+ROW = np.dtype([("offset", "<u8"), ("log_offset", "<u8"), ("length", "<u8"), *_TAIL])
+CHECKSUM = np.dtype([("block", "<u8"), ("checksum", "V16"), *_TAIL])
 assert ROW.itemsize == CHECKSUM.itemsize == 32
 DATA, ZEROS, KNOWN, UNKNOWN = 1, 2, 3, 4
 OPEN = (1 << 64) - 1
@@ -141,15 +142,6 @@ class UndoIndex:
         base, count = self._extent_count, self._checksum_count
         low, high = self._bisect(first, base, count), self._bisect(end, base, count)
         return self._slice(low, high, self._checksums, base).view(CHECKSUM)
-
-    def next_extent(self, offset: int) -> int | None:
-        """The first byte at or behind `offset` that some extent row covers."""
-        at = self._bisect(offset + 1, 0, self._extent_count)
-        rows = self._slice(max(at - 1, 0), min(at + 1, self._extent_count), self._extents, 0)
-        for row in rows:
-            if row["offset"] + row["length"] > offset:
-                return max(offset, int(row["offset"]))
-        return None
 
     def all_rows(self) -> Rows:
         """Every row of both sorts, checked."""

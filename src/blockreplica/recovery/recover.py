@@ -1,0 +1,120 @@
+"""Recovering a point to a file: sparse, checked against the point's checksums, whole or not there at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from .. import kernels
+from ..checksums import ENTRY_SIZE, PAGE_ENTRIES, block_count
+from ..errors import DamageError, RefusedError, StorageError
+from ..extents import Extent, windows
+from ..files import FILES, File, Files
+from ..progress import SILENT, Progress
+from ..stores import PointReader, Replica
+
+WINDOW_BLOCKS = PAGE_ENTRIES * 8
+READ_BYTES = 8 << 20
+
+
+def recover(
+    replica: Replica, point_id: str | None, to: Path, *, disk: int = 0, force: bool = False, unchecked: bool = False,
+    progress: Progress = SILENT, files: Files = FILES,
+) -> str:  # fmt: skip
+    """Write a disk of a point to the file `to`; returns the point's id.
+
+    It is written beside its place and renamed once it is durable. DamageError when a block does not match the
+    point's checksum; also when a checksum is not known, unless `unchecked` accepts that.
+    """
+    point = replica.find(point_id)
+    if to.exists() and not force:
+        raise RefusedError(f"{to}: is there already; choose another file, or --force to replace it")
+    if to.is_dir() or not to.parent.is_dir():
+        raise RefusedError(f"{to}: wanted a file in a folder that exists")
+    if to.resolve().is_relative_to(replica.layout.folder.resolve()):
+        raise RefusedError(f"{to}: lies inside the replica; choose a place outside the store")
+    partial = to.with_name(to.name + ".partial")
+    with replica.reader(point, disk) as reader, files.open(partial, write=True, create=True) as target:
+        try:
+            target.truncate(0)
+            target.truncate(reader.size)
+            progress.start(f"recovering {point.id}", reader.size)
+            for window in windows(reader.size, WINDOW_BLOCKS * reader.block_size):
+                _recover_window(reader, target, window, unchecked=unchecked)
+                progress.advance(window.length)
+            target.sync()
+            files.rename(partial, to)
+            files.sync_folder(to.parent)
+        except BaseException:
+            files.unlink(partial)
+            raise
+    return point.id
+
+
+def _recover_window(reader: PointReader, target: File, window: Extent, *, unchecked: bool) -> None:
+    table = copy_window(reader, target, window)
+    wrong = mismatches(reader, window, table, unchecked=unchecked)
+    if wrong:
+        places = ", ".join(f"{bad.offset} ({bad.length} bytes)" for bad in wrong[:3])
+        raise DamageError(
+            f"{target.path}: the replica's content does not match the point's checksums at offset {places}; "
+            "nothing was written; run verify, then resync to repair the newest point"
+        )
+
+
+def copy_window(reader: PointReader, target: File, window: Extent) -> bytearray:
+    """Write one window of the point to `target` (which holds nothing there) and return its checksums."""
+    block_size, seed = reader.block_size, reader.seed
+    table = bytearray(block_count(window.length, block_size) * ENTRY_SIZE)
+    try:
+        target.copy_from(reader.fileno(), window.offset, window.length, block_size, table, seed=seed, punch=False)
+        again = _blocks_of(reader.undone(window), window, block_size)
+    except StorageError:  # the newest disk is smaller than the point: what is missing stands in the undo logs
+        again = [window]
+    for extent in again:
+        for piece in windows(extent.end, max(READ_BYTES, block_size), start=extent.offset):
+            content = bytearray(piece.length)
+            reader.pread_into(content, piece.offset)
+            target.pwrite(content, piece.offset)
+            target_zeros(target, content, piece.offset)
+            at = (piece.offset - window.offset) // block_size * ENTRY_SIZE
+            entries = memoryview(table)[at : at + block_count(piece.length, block_size) * ENTRY_SIZE]
+            kernels.checksum_buffer(content, block_size, entries, seed=seed)
+    return table
+
+
+def target_zeros(target: File, content: bytearray, offset: int) -> None:
+    """Punch holes where granules of what was just written are zero."""
+    count = -(-len(content) // 4096)
+    bits = bytearray(count // 8 + 1)
+    if not kernels.find_zeros(content, 4096, bits):
+        return
+    at = 0
+    while (run := kernels.bitmap_next(bits, at, count)) is not None:
+        start, at = run[0] * 4096, run[0] + run[1]
+        target.zero(offset + start, min(run[1] * 4096, len(content) - start))
+
+
+def mismatches(reader: PointReader, window: Extent, table: bytearray, *, unchecked: bool) -> list[Extent]:
+    """The blocks of a window whose checksums in `table` are not the point's (or whose checksum is not known)."""
+    first, count = window.offset // reader.block_size, len(table) // ENTRY_SIZE
+    wanted, known = reader.checksums(first, count)
+    differ = (np.frombuffer(wanted, "V16") != np.frombuffer(table, "V16")) & known
+    bad = differ if unchecked else differ | ~known
+    return [
+        Extent(int(block) * reader.block_size + window.offset, reader.block_size) for block in np.flatnonzero(bad)
+    ]
+
+
+def _blocks_of(extents: list[Extent], window: Extent, block_size: int) -> list[Extent]:
+    blocks = np.zeros(block_count(window.length, block_size), np.bool_)
+    for extent in extents:
+        low = (extent.offset - window.offset) // block_size
+        blocks[low : -(-(extent.end - window.offset) // block_size)] = True
+    edges = np.flatnonzero(np.diff(blocks.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
+    return [
+        Extent(window.offset + low, min(high, window.length) - low) for low, high in (edges * block_size).tolist()
+    ]
+
+

@@ -1,0 +1,266 @@
+"""A relationship: images on the primary side, their replica in a store, and what can be asked of the two."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from .errors import BlockReplicaError, NoSpaceError, NotFoundError, RefusedError, UsageError, translated
+from .files import FILES, Files
+from .manifest import PointRecord, ReplicaDisk, ReplicaRecord, check_name
+from .progress import SILENT, Progress
+from .recovery.recover import recover
+from .recovery.verify import VerifyReport, verify
+from .replication import Settings, SyncResult, sync
+from .stores import DirectoryStore, Replica
+from .tracking import ImageSource
+
+DEFAULT_BLOCK_SIZE = 65536
+DEFAULT_KEEP = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What a relationship is made of; what the catalog keeps of it."""
+
+    id: UUID
+    name: str
+    images: tuple[Path, ...]
+    store: Path
+    keep: int = DEFAULT_KEEP
+    seed: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DiskStatus:
+    """A disk of a relationship. `tracking` is tracking, closed, changed, unclean, untracked or missing."""
+
+    index: int
+    path: Path
+    size: int
+    tracking: str
+    dirty_bytes: int | None
+    log_bytes: int | None
+    log_failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a relationship stands. `lag_seconds` is the age of the newest point."""
+
+    name: str
+    state: str
+    store: Path
+    points: int
+    newest: PointRecord | None
+    lag_seconds: float | None
+    incomplete: bool
+    disks: list[DiskStatus]
+
+
+class Relationship:
+    """Made by `protect`, or by the catalog for one that exists. `last` is what the latest sync did, if any here."""
+
+    def __init__(self, definition: Definition, *, files: Files = FILES) -> None:
+        self.definition = definition
+        self._files = files
+        self.last: SyncResult | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name, also of the replica in the store."""
+        return self.definition.name
+
+    @property
+    def images(self) -> list[Path]:
+        """The primary's images, disk 0 first."""
+        return list(self.definition.images)
+
+    @property
+    def store(self) -> Path:
+        """The store's folder."""
+        return self.definition.store
+
+    @property
+    def replica(self) -> ReplicaView:
+        """The replica's side of it."""
+        replica = DirectoryStore(self.store, files=self._files).replica(self.name)
+        if replica.record.relationship != str(self.definition.id):
+            raise RefusedError(f"{replica.layout.folder}: belongs to another relationship of that name; "
+                               "unprotect this one, or put its own replica back")  # fmt: skip
+        return ReplicaView(replica, self._files)
+
+    def sync(self, *, progress: Progress = SILENT) -> SyncResult:
+        """Make a new recovery point: by a delta where the logs allow it, else by comparing; says which and why."""
+        return self._sync(Settings(keep=self.definition.keep, seed=self.definition.seed), progress)
+
+    def resync(self, *, deep: bool = False, progress: Progress = SILENT) -> SyncResult:
+        """Compare image and replica by checksum, send what differs, make a new point. `deep` reads both sides."""
+        return self._sync(Settings(resync=True, deep=deep, keep=self.definition.keep), progress)
+
+    def points(self) -> list[PointRecord]:
+        """The recovery points, oldest first."""
+        return self.replica.points()
+
+    def verify(self, *, progress: Progress = SILENT) -> VerifyReport:
+        """Read everything of the replica and check it."""
+        return verify(self.replica.base, progress=progress, files=self._files)
+
+    def status(self) -> Status:
+        """How things stand on both sides; a side that can't be read says so in `state`."""
+        points: list[PointRecord] = []
+        incomplete, state = False, ""
+        try:
+            replica = self.replica.base
+            points, incomplete = replica.points(), replica.incomplete
+        except BlockReplicaError as error:
+            state = f"store: {error}"
+        disks = [self._disk_status(index, path) for index, path in enumerate(self.definition.images)]
+        if not state and any(disk.tracking == "missing" for disk in disks):
+            state = "image missing"
+        if not state:
+            state = "ok" if points and not incomplete else "incomplete" if incomplete else "no point yet"
+        newest = points[-1] if points else None
+        return Status(
+            name=self.name, state=state, store=self.store, points=len(points), newest=newest,
+            lag_seconds=max(0.0, time.time() - newest.time) if newest else None, incomplete=incomplete, disks=disks,
+        )  # fmt: skip
+
+    def forget(self, *, delete_replica: bool = False) -> None:
+        """Let the primary forget the relationship; the replica stays unless told otherwise."""
+        for path in self.definition.images:
+            try:
+                with ImageSource.open(path, files=self._files) as source:
+                    source.drop_cursor(self.definition.id)
+            except NotFoundError:
+                continue
+        if delete_replica:
+            DirectoryStore(self.store, files=self._files).remove_replica(self.name)
+
+    def _sync(self, settings: Settings, progress: Progress) -> SyncResult:
+        replica = self.replica.base
+        sources: list[ImageSource] = []
+        try:
+            for path in self.definition.images:
+                sources.append(ImageSource.open(path, files=self._files))
+            self.last = sync(replica, sources, settings, progress=progress, files=self._files)
+        finally:
+            for source in sources:
+                source.close()
+        return self.last
+
+    def _disk_status(self, index: int, path: Path) -> DiskStatus:
+        try:
+            with ImageSource.open(path, files=self._files) as source:
+                live = source.status()
+                return DiskStatus(
+                    index, path, source.size(), source.state, live.dirty_bytes if live else None,
+                    live.log_bytes if live else None, bool(live and live.log_failed),
+                )  # fmt: skip
+        except NotFoundError:
+            return DiskStatus(index, path, 0, "missing", None, None, False)
+
+
+class ReplicaView:
+    """What a relationship's replica offers: its points, and their content."""
+
+    def __init__(self, base: Replica, files: Files) -> None:
+        self.base = base
+        self._files = files
+
+    def points(self) -> list[PointRecord]:
+        """The recovery points, oldest first."""
+        return self.base.points()
+
+    def recover(
+        self, point: str | PointRecord | None, to: str | os.PathLike[str], *, disk: int | None = None,
+        force: bool = False, unchecked: bool = False, progress: Progress = SILENT,
+    ) -> str:  # fmt: skip
+        """Write a disk of a point (the newest by default) to a new sparse file; returns the point's id."""
+        count = len(self.base.record.disks)
+        if disk is None and count > 1:
+            raise UsageError(f"the point has disks 0 to {count - 1}: say which with --disk")
+        wanted = point.id if isinstance(point, PointRecord) else point
+        return recover(
+            self.base, wanted, Path(to), disk=disk or 0, force=force, unchecked=unchecked,
+            progress=progress, files=self._files,
+        )  # fmt: skip
+
+    def read(self, point: str | PointRecord | None, offset: int, length: int, *, disk: int = 0) -> bytes:
+        """`length` bytes of a point from `offset`, without touching the replica."""
+        record = point if isinstance(point, PointRecord) else self.base.find(point)
+        with self.base.reader(record, disk) as reader:
+            if not (0 <= offset <= reader.size and 0 <= length <= reader.size - offset):
+                raise UsageError(f"offset {offset}, length {length}: wanted a part of the disk's {reader.size} bytes")
+            content = bytearray(length)
+            reader.pread_into(content, offset)
+        return bytes(content)
+
+
+def define(
+    images: Sequence[str | os.PathLike[str]], store: str | os.PathLike[str], *, name: str,
+    keep: int = DEFAULT_KEEP, seed: str | os.PathLike[str] | None = None,
+) -> Definition:  # fmt: skip
+    """A new relationship's definition; UsageError or RefusedError for what can't be one."""
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if not images or keep < 1:
+        raise UsageError("wanted at least one image and at least one point to keep")
+    if seed is not None and len(images) > 1:
+        raise UsageError("a seed is for a relationship of one image")
+    paths = tuple(Path(image).resolve() for image in images)
+    if len(set(paths)) != len(paths):
+        raise UsageError("the same image is named twice")
+    return Definition(
+        id=uuid4(), name=name, images=paths, store=Path(store).resolve(), keep=keep,
+        seed=Path(seed).resolve() if seed is not None else None,
+    )  # fmt: skip
+
+
+def check(definition: Definition, progress: Progress, *, files: Files = FILES) -> None:
+    """The checks before a first replication: readable images, a store that is none of them, room."""
+    needed = 0
+    for path in (*definition.images, *([definition.seed] if definition.seed else [])):
+        with files.open(path) as image:
+            info = os.fstat(image.fileno())
+            if not (stat.S_ISREG(info.st_mode) or stat.S_ISBLK(info.st_mode)):
+                raise RefusedError(f"{path}: is no disk image; wanted a regular file or a block device")
+            needed += image.size() if stat.S_ISBLK(info.st_mode) else info.st_blocks * 512
+        if path.is_relative_to(definition.store):
+            raise RefusedError(f"{path}: lies inside the store {definition.store}; choose a store elsewhere")
+    _check_room(definition, needed, progress)
+
+
+def create_replica(definition: Definition, block_size: int, *, files: Files = FILES) -> None:
+    """Make the empty replica in the store."""
+    record = ReplicaRecord(
+        relationship=str(definition.id), name=definition.name, block_size=block_size,
+        seed=secrets.randbits(64), created=time.time(),
+        disks=[ReplicaDisk(index=index, name=path.name) for index, path in enumerate(definition.images)],
+    )  # fmt: skip
+    try:
+        record.check()
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    DirectoryStore.create(definition.store, files=files).create_replica(record)
+
+
+def _check_room(definition: Definition, needed: int, progress: Progress) -> None:
+    there = definition.store
+    while not there.exists():
+        there = there.parent
+    with translated(there, "measuring the free space"):
+        space = os.statvfs(there)
+    free = space.f_bavail * space.f_frsize
+    if free < needed:
+        raise NoSpaceError(f"{there}: has room for {free} bytes; the images hold {needed}; choose a larger store")
+    if any(os.stat(path).st_dev == os.stat(there).st_dev for path in definition.images):
+        progress.note(f"{there}: is on the same file system as an image: one broken disk would take both")

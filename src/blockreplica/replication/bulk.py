@@ -1,0 +1,84 @@
+"""Going through an image block by block: the first copy, and comparing (resync, scan, what a dirty bitmap names).
+
+The image may be written meanwhile; the delta that follows makes the result consistent. Every few seconds all that was
+done is made durable and noted, so that an interruption resumes there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..extents import Extent
+from ..files import File
+from ..progress import Progress
+from ..stores.blend import EXTENT
+from ..stores.disk import DiskWriter, page_windows
+from .delta import BATCH_BYTES, data_batches
+from .result import Tally
+
+WINDOW_PAGES = 8
+CHECKPOINT_SECONDS = 3.0
+Rows = NDArray[Any]
+
+
+@dataclass(slots=True)
+class Pass:
+    """One disk's way through its image. `copies`: nothing behind `done` in the replica is trusted, all is copied."""
+
+    source: File
+    disk: DiskWriter
+    windows: Sequence[Extent]
+    deep: bool = False
+    copies: bool = False
+    done: int = 0
+
+    def step(self, window: Extent, tally: Tally) -> None:
+        """Bring one window up to what the source holds now."""
+        if self.copies:
+            written = self.disk.copy(self.source.fileno(), window)
+            tally.add(scanned=written, dirty=written, sent=written)
+            return
+        rows, scanned = self.disk.differing(self.source.fileno(), window, deep=self.deep)
+        tally.add(scanned=scanned)
+        copy_rows(self.source, self.disk, rows, tally)
+
+
+def whole_windows(size: int, block_size: int) -> list[Extent]:
+    """All of a disk, in windows of whole table pages."""
+    return page_windows(size, block_size, max(1, WINDOW_PAGES * 65536 // block_size))
+
+
+def copy_rows(source: File, disk: DiskWriter, rows: Rows, tally: Tally) -> None:
+    """Send what the source holds at these extents."""
+    buffer = bytearray(min(BATCH_BYTES, int(rows["length"].sum())) if len(rows) else 0)
+    for batch in data_batches(rows):
+        lengths = batch["length"].astype(np.int64)
+        extents = np.zeros(len(batch), EXTENT)
+        extents["offset"], extents["length"] = batch["offset"], batch["length"]
+        extents["buffer"] = np.cumsum(lengths) - lengths
+        source.read_extents(extents, buffer)
+        tally.add(dirty=int(lengths.sum()), sent=disk.write(extents, memoryview(buffer)))
+
+
+def run_passes(
+    passes: Sequence[Pass], tally: Tally, progress: Progress, *,
+    checkpoint: Callable[[], None], clock: Callable[[], float],
+) -> None:  # fmt: skip
+    """Take every pass to its end, with a checkpoint every few seconds."""
+    noted = clock()
+    for one in passes:
+        for window in one.windows:
+            if window.end <= one.done:
+                progress.advance(window.length)
+                continue
+            one.step(window, tally)
+            one.done = window.end
+            progress.advance(window.length)
+            if clock() - noted >= CHECKPOINT_SECONDS:
+                checkpoint()
+                noted = clock()

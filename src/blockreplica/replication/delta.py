@@ -1,0 +1,72 @@
+"""Applying a delta: coalesced log entries, read in batches, handed to the replica's disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..extents import Extent
+from ..progress import Progress
+from ..stores.blend import EXTENT
+from ..stores.disk import DiskWriter
+from .logs import WRITE, DeltaLogs
+from .result import Tally
+
+BATCH_BYTES = 8 << 20
+Rows = NDArray[Any]
+
+
+def apply_logs(logs: DeltaLogs, disk: DiskWriter, size: int, tally: Tally, progress: Progress) -> None:
+    """Bring what `logs` hold into the disk, which has `size` bytes already."""
+    buffer = bytearray(BATCH_BYTES)
+    for rows in logs.coalesced(size):
+        for offset, length in rows[rows["operation"] != WRITE][["offset", "length"]].tolist():
+            tally.add(dirty=length, sent=disk.zero(Extent(offset, length)))
+            progress.advance(length)
+        for batch in data_batches(rows[rows["operation"] == WRITE]):
+            extents = _read(logs, batch, buffer)
+            length = int(batch["length"].sum())
+            tally.add(dirty=length, sent=disk.write(extents, memoryview(buffer)))
+            progress.advance(length)
+
+
+def data_batches(rows: Rows, limit: int = BATCH_BYTES) -> Iterator[Rows]:
+    """Write entries in runs of at most `limit` bytes of data; longer entries are cut."""
+    if len(rows) and int(rows["length"].max()) > limit:
+        rows = _cut(rows, limit)
+    ends = np.cumsum(rows["length"].astype(np.int64))
+    start = 0
+    while start < len(rows):
+        base = int(ends[start - 1]) if start else 0
+        stop = int(np.searchsorted(ends, base + limit, side="right"))
+        yield rows[start:stop]
+        start = stop
+
+
+def _cut(rows: Rows, limit: int) -> Rows:
+    pieces = []
+    for row in rows:
+        for at in range(0, int(row["length"]), limit):
+            piece = row.copy()
+            piece["offset"] += at
+            if "source" in (rows.dtype.names or ()):
+                piece["source"] += at
+            piece["length"] = min(limit, int(row["length"]) - at)
+            pieces.append(piece)
+    return np.array(pieces, rows.dtype)
+
+
+def _read(logs: DeltaLogs, batch: Rows, buffer: bytearray) -> Rows:
+    lengths = batch["length"].astype(np.int64)
+    extents = np.zeros(len(batch), EXTENT)
+    extents["offset"], extents["length"] = batch["offset"], batch["length"]
+    extents["buffer"] = np.cumsum(lengths) - lengths
+    for number in np.unique(batch["log"]).tolist():
+        mine = batch["log"] == number
+        wanted = extents[mine]
+        wanted["offset"] = batch["source"][mine]
+        logs.logs[number].file.read_extents(wanted, buffer)
+    return extents

@@ -1,0 +1,122 @@
+"""The sealed logs of a delta: opened, proved whole and chained, and coalesced in windows of the disk.
+
+Memory does not grow with the logs (rule 18): entries are folded in chunks, and when there are more than fit, the disk
+is cut into windows and the logs' metadata is read once for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import kernels
+from ..errors import BlockReplicaError, LogError
+from ..files import Files
+from ..hrl import ENTRY, LogReader
+from ..manifest import Cursor
+from ..tracking import EpochRecord
+
+ENTRY_LIMIT = 1 << 18
+BUCKETS = 4096
+WRITE = 1
+Rows = NDArray[Any]
+
+
+class DeltaLogs:
+    """The logs of consecutive epochs, oldest first; all of them checked before the first byte is used."""
+
+    def __init__(self, logs: Sequence[LogReader]) -> None:
+        self.logs = logs
+
+    @classmethod
+    def open(
+        cls, records: Sequence[EpochRecord], cursor: Cursor | None, stack: ExitStack, *, files: Files
+    ) -> DeltaLogs:
+        """Open and check; LogError when a log is missing, damaged, or not the successor of the one before."""
+        logs: list[LogReader] = []
+        chain = cursor.chain if cursor else None
+        for record in records:
+            if record.log is None:
+                raise LogError(f"the log of epoch {record.epoch} was given up; its dirty bitmap stands in for it")
+            log = stack.enter_context(LogReader.open(record.log, files=files))
+            log.check()
+            if log.header.file_type != 0:
+                raise LogError(f"{record.log}: is an undo log; wanted a change log")
+            if chain is not None and str(log.header.previous_unique_id) != chain:
+                raise LogError(f"{record.log}: follows log {log.header.previous_unique_id}; wanted {chain}")
+            chain = str(log.header.unique_id)
+            logs.append(log)
+        return cls(logs)
+
+    @property
+    def data_bytes(self) -> int:
+        """Bytes in the logs' files."""
+        return sum(log.file.size() for log in self.logs)
+
+    def coalesced(self, size: int) -> Iterator[Rows]:
+        """Entries (see `kernels.ENTRIES`) that never overlap, sorted, clipped to a disk of `size` bytes, in windows."""
+        for start, end in self._windows(size):
+            held = np.zeros(0, ENTRY)
+            for rows in self._entries():
+                rows = clipped(rows, start, end)
+                if len(rows):
+                    held = _fold(np.concatenate([held, rows]))
+            if len(held):
+                yield held
+
+    def _entries(self) -> Iterator[Rows]:
+        for number, log in enumerate(self.logs):
+            for chunk in log.entries():
+                rows = np.array(chunk, ENTRY)
+                rows["log"] = number
+                yield rows
+
+    def _windows(self, size: int) -> list[tuple[int, int]]:
+        total = sum(log.header.total_entries for log in self.logs)
+        if total <= ENTRY_LIMIT or size == 0:
+            return [(0, size)]
+        width = -(-size // BUCKETS // (1 << 20)) * (1 << 20) or 1 << 20
+        counts = np.zeros(-(-size // width) + 1, np.int64)
+        for rows in self._entries():
+            rows = clipped(rows, 0, size)
+            first, last = rows["offset"] // width, (rows["offset"] + rows["length"] - 1) // width
+            np.add.at(counts, first.astype(np.int64), 1)
+            np.add.at(counts, last.astype(np.int64), 1)
+        windows, start, held = [], 0, 0
+        for bucket, count in enumerate(counts.tolist()):
+            if held and held + count > ENTRY_LIMIT:
+                windows.append((start, bucket * width))
+                start, held = bucket * width, 0
+            held += count
+        windows.append((start, size))
+        return [window for window in windows if window[0] < window[1]]
+
+
+def clipped(rows: Rows, start: int, end: int) -> Rows:
+    """The parts of entries that lie in disk bytes [start, end); the data of a cut entry moves with it."""
+    ends = np.minimum(rows["offset"] + rows["length"], np.uint64(end))
+    begins = np.maximum(rows["offset"], np.uint64(start))
+    inside = begins < ends
+    if inside.all() and (begins == rows["offset"]).all() and (ends == rows["offset"] + rows["length"]).all():
+        return rows
+    out = rows[inside]
+    begins, ends = begins[inside], ends[inside]
+    write = out["operation"] == WRITE
+    out["source"][write] += (begins - out["offset"])[write]
+    out["offset"], out["length"] = begins, ends - begins
+    return out
+
+
+def log_damage(error: BlockReplicaError, name: str) -> str:
+    """The reason of a resync that a bad log brings about."""
+    return f"a log of {name} can't be used: {error}"
+
+
+def _fold(rows: Rows) -> Rows:
+    out = np.zeros(2 * len(rows), ENTRY)
+    count = kernels.coalesce(np.ascontiguousarray(rows), out)
+    return out[:count].copy()

@@ -1,0 +1,40 @@
+"""What a sync did, in figures and words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of a movement under way, in bytes."""
+
+    scanned: int = 0
+    dirty: int = 0
+    sent: int = 0
+
+    def add(self, *, scanned: int = 0, dirty: int = 0, sent: int = 0) -> None:
+        """Count more."""
+        self.scanned += scanned
+        self.dirty += dirty
+        self.sent += sent
+
+
+@dataclass(frozen=True, slots=True)
+class SyncResult:
+    """One sync. `action` is initial, delta, resync, partial-resync or scan.
+
+    `bytes_scanned` of images were read to find differences; `bytes_dirty` remained after coalescing; of those
+    `bytes_sent` went to the store and `bytes_skipped` were there already.
+    """
+
+    action: str
+    reason: str
+    point: str
+    kind: str
+    bytes_scanned: int
+    bytes_dirty: int
+    bytes_sent: int
+    bytes_skipped: int
+    seconds: float
+    warnings: list[str] = field(default_factory=list)

@@ -1,0 +1,315 @@
+"""One sync from cut to acknowledgement: decide, move, commit, and only then let the primary forget what was dirty.
+
+    cut ─ decide ─┬─ delta: apply the logs since the last point ───────────────────┬─ commit ─ fsync images ─ cursors
+                  └─ copy or compare, cut again, apply the logs of what was written ┘
+                     meanwhile; while those logs fail, what is dirty is compared again (rule 10)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID
+
+from ..errors import BlockReplicaError, FormatError, NotConvergingError, StorageError, TableError
+from ..extents import Extent
+from ..files import FILES, Files
+from ..manifest import Cursor, DiskProgress, PointDisk, PointRecord, point_id
+from ..progress import SILENT, Progress
+from ..stores import Replica, Session
+from ..tracking import Cut, ImageSource, cut_together
+from .bulk import Pass, run_passes, whole_windows
+from .decide import Decision, DiskView, Need, combined, decide
+from .delta import apply_logs
+from .dirty import dirty_extents
+from .logs import DeltaLogs, log_damage
+from .result import SyncResult, Tally
+
+ROUNDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a caller may want of a sync. `resync` compares whatever the logs say; `deep` reads both sides."""
+
+    resync: bool = False
+    deep: bool = False
+    keep: int = 24
+    seed: Path | None = None
+
+
+@dataclass(slots=True)
+class _Disk:
+    """A disk on its way: where its delta begins, and whether it changed under our eyes."""
+
+    source: ImageSource
+    begin: Cursor | None
+    cut: Cut | None
+    identity: list[int] = field(default_factory=list)
+    fuzzy: bool = False
+
+    @property
+    def size(self) -> int:
+        return self.cut.size if self.cut is not None else self.source.size()
+
+
+def sync(
+    replica: Replica, sources: Sequence[ImageSource], settings: Settings, *,
+    progress: Progress = SILENT, files: Files = FILES, clock: Callable[[], float] = time.monotonic,
+    now: Callable[[], float] = time.time,
+) -> SyncResult:  # fmt: skip
+    """Bring the replica to a new recovery point of all `sources`, cut together; returns what was done."""
+    started = clock()
+    with replica.locked():
+        movement = _Movement(replica, sources, settings, progress, files, clock, now)
+        point = movement.run()
+        warnings = movement.acknowledge(point)
+        replica.prune(settings.keep)
+    tally = movement.tally
+    return SyncResult(
+        action=point.action, reason=point.reason, point=point.id, kind=point.kind, bytes_scanned=tally.scanned,
+        bytes_dirty=tally.dirty, bytes_sent=tally.sent, bytes_skipped=tally.dirty - tally.sent,
+        seconds=clock() - started, warnings=warnings,
+    )  # fmt: skip
+
+
+class _Movement:
+    def __init__(
+        self, replica: Replica, sources: Sequence[ImageSource], settings: Settings, progress: Progress,
+        files: Files, clock: Callable[[], float], now: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self._replica, self._sources, self._settings = replica, sources, settings
+        self._progress, self._files, self._clock, self._now = progress, files, clock, now
+        self.tally = Tally()
+        self._last = replica.newest()
+        cursors = [disk.cursor for disk in self._last.disks] if self._last else [None] * len(sources)
+        cuts = cut_together(sources)
+        self._disks = [
+            _Disk(source, cursor, cut) for source, cursor, cut in zip(sources, cursors, cuts, strict=True)
+        ]
+
+    def run(self) -> PointRecord:
+        """Decide and move; a table page found bad on the way turns a delta into a resync."""
+        with closing(self._replica.session()) as session:
+            if session.first:
+                return self._full(session, "initial", "the first replication", [])
+            decisions, unfinished = self._decisions(), self._unfinished(session)
+            action, reason = combined(decisions)
+            if self._settings.resync:
+                action, reason = "resync", "asked for" + (", reading both sides" if self._settings.deep else "")
+            elif unfinished and (action == "delta" or (unfinished, action) == ("resync", "partial-resync")):
+                action, reason = unfinished, "an interrupted movement is taken up again"
+            if action == "delta":
+                try:
+                    return self._delta(session, reason)
+                except TableError as error:
+                    action, reason = "resync", str(error)
+            elif action == "partial-resync" and not unfinished:
+                return self._full(session, action, reason, decisions)
+        with closing(self._replica.session()) as session:
+            return self._full(session, action, reason, decisions if action == "partial-resync" else [])
+
+    def acknowledge(self, point: PointRecord) -> list[str]:
+        """Rule 2: dirt is let go of only after the commit *and* an fsync of the image begun after the cut."""
+        warnings = []
+        if point.kind == "fuzzy":
+            names = ", ".join(disk.source.path.name for disk in self._disks if disk.fuzzy)
+            warnings.append(f"{names} changed while being read: point {point.id} is fuzzy, not one instant; "
+                            "write through a tracker, or sync while nothing writes")  # fmt: skip
+        for disk in self._disks:
+            if disk.begin is None:
+                continue
+            try:
+                disk.source.sync_image()
+                disk.source.set_cursor(UUID(self._replica.record.relationship), disk.begin.epoch)
+            except StorageError as error:
+                warnings.append(f"the logs are kept: {error}")
+        return warnings
+
+    def _unfinished(self, session: Session) -> str:
+        """The compare that an interrupted session has left undone; only a delta is made good by a delta."""
+        if session.pending is None or session.pending.movement == "delta":
+            return ""
+        return "partial-resync" if session.pending.movement == "partial-resync" else "resync"
+
+    def _decisions(self) -> list[Decision]:
+        return [decide(self._view(disk)) for disk in self._disks]
+
+    def _view(self, disk: _Disk) -> DiskView:
+        cut, cursor = disk.cut, disk.begin
+        view = DiskView(name=disk.source.path.name, size=disk.size, cut=cut, cursor=cursor)
+        if cut is None or cursor is None or cursor.tracking_id != str(cut.tracking_id) or cursor.epoch > cut.epoch:
+            return view
+        records = disk.source.records(cursor.epoch, cut.epoch)
+        damage, log_bytes = "", 0
+        try:
+            with ExitStack() as stack:
+                log_bytes = DeltaLogs.open(records, cursor, stack, files=self._files).data_bytes
+        except BlockReplicaError as error:
+            damage = log_damage(error, view.name)
+        return DiskView(
+            name=view.name, size=view.size, cut=cut, cursor=cursor, records=records, damage=damage,
+            log_bytes=log_bytes, was_changed=disk.source.state in ("changed", "unclean"),
+        )  # fmt: skip
+
+    def _delta(self, session: Session, reason: str) -> PointRecord:
+        session.start("delta", heal=False)
+        self._apply(session)
+        return self._commit(session, "delta", reason)
+
+    def _full(self, session: Session, action: str, reason: str, decisions: list[Decision]) -> PointRecord:
+        """Copy or compare, then close with the delta of what was written meanwhile."""
+        fresh = session.pending is None
+        session.start(action, heal=action != "initial")
+        if action == "initial" and self._settings.seed is not None and fresh:
+            self._sow(session, self._settings.seed)
+        with ExitStack() as stack:
+            passes = [
+                self._pass(session, index, action, fresh, decisions[index] if decisions else None, stack)
+                for index in range(len(self._disks))
+            ]
+            self._run_passes(session, passes, action)
+            for _ in range(ROUNDS):
+                again = self._close_gap(session, stack)
+                if not again:
+                    return self._commit(session, action, reason)
+                self._run_passes(session, again, "comparing again what was written meanwhile")
+        raise NotConvergingError(
+            f"the change log failed in {ROUNDS} rounds, so no point in time was reached; "
+            "make room for the logs, or sync when less is written"
+        )
+
+    def _pass(
+        self, session: Session, index: int, action: str, fresh: bool, decision: Decision | None, stack: ExitStack
+    ) -> Pass:
+        disk, writer, held = self._disks[index], session.disks[index], session.progress(index)
+        windows: Sequence[Extent] = whole_windows(disk.size, self._replica.record.block_size)
+        if decision is not None and decision.need == Need.DELTA:
+            windows = []
+        elif decision is not None and decision.need == Need.PARTIAL and disk.begin and disk.cut:
+            records = disk.source.records(disk.begin.epoch, disk.cut.epoch)
+            windows = dirty_extents(records, disk.size, self._replica.record.block_size, self._files)
+        proved = held.done > 0 and self._goes_on(disk, held)
+        disk.identity = list(disk.source.identity().as_list())
+        if decision is None or decision.need != Need.DELTA:
+            disk.begin = held.begin if proved and held.begin else _cursor(disk.cut)
+        sown = action == "initial" and fresh and self._settings.seed is not None
+        if action == "initial" and not proved and not sown:
+            writer.reset()
+        elif writer.image.size() != disk.size:
+            writer.heal()
+        writer.resize(disk.size)
+        return Pass(
+            source=stack.enter_context(self._files.open(disk.source.path)), disk=writer, windows=windows,
+            deep=self._settings.deep, copies=action == "initial" and not sown, done=held.done if proved else 0,
+        )  # fmt: skip
+
+    def _goes_on(self, disk: _Disk, held: DiskProgress) -> bool:
+        """Whether all that was written since an interrupted pass began is known, so that it may resume."""
+        if held.begin is None or disk.cut is None:
+            return disk.cut is None and held.identity == list(disk.source.identity().as_list())
+        if held.begin.tracking_id != str(disk.cut.tracking_id) or held.begin.epoch > disk.cut.epoch:
+            return False
+        try:
+            with ExitStack() as stack:
+                records = disk.source.records(held.begin.epoch, disk.cut.epoch)
+                DeltaLogs.open(records, held.begin, stack, files=self._files)
+        except BlockReplicaError:
+            return False
+        return True
+
+    def _sow(self, session: Session, seed: Path) -> None:
+        """Start from a copy that came by other means; what differs from the image is sent afterwards."""
+        with self._files.open(seed) as source:
+            size = min(source.size(), self._disks[0].size)
+            session.disks[0].resize(size)
+            windows = whole_windows(size, self._replica.record.block_size)
+            self._progress.start(f"taking over {seed.name}", size)
+            for window in windows:
+                session.disks[0].copy(source.fileno(), window)
+                self._progress.advance(window.length)
+
+    def _run_passes(self, session: Session, passes: list[Pass], what: str) -> None:
+        self._progress.start(what, sum(window.length for one in passes for window in one.windows))
+
+        def checkpoint() -> None:
+            if len(passes) == len(self._disks):
+                session.checkpoint(
+                    [
+                        DiskProgress(done=one.done, begin=disk.begin, identity=disk.identity)
+                        for one, disk in zip(passes, self._disks, strict=True)
+                    ]
+                )
+
+        run_passes(passes, self.tally, self._progress, checkpoint=checkpoint, clock=self._clock)
+
+    def _close_gap(self, session: Session, stack: ExitStack) -> list[Pass]:
+        """Cut again and apply what was written since each disk's begin; returns what must be compared once more."""
+        cuts, again = cut_together(self._sources), []
+        for disk, writer, cut in zip(self._disks, session.disks, cuts, strict=True):
+            disk.cut = cut
+            if cut is None or disk.begin is None:
+                disk.fuzzy = disk.identity != list(disk.source.identity().as_list())
+                continue
+            if self._usable(disk, cut):
+                continue
+            if disk.source.state != "tracking":
+                disk.fuzzy = True
+                continue
+            records = disk.source.records(disk.begin.epoch, cut.epoch)
+            windows = dirty_extents(records, cut.size, self._replica.record.block_size, self._files)
+            disk.begin = _cursor(cut)
+            writer.resize(cut.size)
+            again.append(Pass(stack.enter_context(self._files.open(disk.source.path)), writer, windows))
+        if not again:
+            self._apply(session)
+        return again
+
+    def _usable(self, disk: _Disk, cut: Cut) -> bool:
+        if disk.begin is None:
+            return False
+        try:
+            with ExitStack() as stack:
+                DeltaLogs.open(disk.source.records(disk.begin.epoch, cut.epoch), disk.begin, stack, files=self._files)
+        except FormatError:
+            return False
+        return True
+
+    def _apply(self, session: Session) -> None:
+        """Apply each disk's logs from its begin to its cut; the disks' begins then stand at their cuts."""
+        with ExitStack() as stack:
+            deltas = []
+            for disk in self._disks:
+                tracked = disk.begin is not None and disk.cut is not None and not disk.fuzzy
+                records = disk.source.records(disk.begin.epoch, disk.cut.epoch) if tracked else []
+                deltas.append(DeltaLogs.open(records, None, stack, files=self._files))
+            self._progress.start("delta", sum(delta.data_bytes for delta in deltas))
+            for disk, delta, writer in zip(self._disks, deltas, session.disks, strict=True):
+                writer.resize(disk.size)
+                apply_logs(delta, writer, disk.size, self.tally, self._progress)
+                if disk.begin is not None and not disk.fuzzy:
+                    disk.begin = _cursor(disk.cut)
+
+    def _commit(self, session: Session, action: str, reason: str) -> PointRecord:
+        state = self._replica.state()
+        times = [disk.cut.time for disk in self._disks if disk.cut is not None]
+        disks = [
+            PointDisk(index=index, name=disk.source.path.name, size=writer.image.size(), cursor=disk.begin)
+            for index, (disk, writer) in enumerate(zip(self._disks, session.disks, strict=True))
+        ]
+        return session.commit(
+            PointRecord(
+                id=point_id(state.generation, session.epoch), generation=state.generation, epoch=session.epoch,
+                time=max(times, default=self._now()), action=action, reason=reason, disks=disks,
+                kind="fuzzy" if any(disk.fuzzy for disk in self._disks) else "crash-consistent",
+            )
+        )  # fmt: skip
+
+
+def _cursor(cut: Cut | None) -> Cursor | None:
+    if cut is None:
+        return None
+    return Cursor(tracking_id=str(cut.tracking_id), epoch=cut.epoch, chain=str(cut.chain))

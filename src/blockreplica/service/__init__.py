@@ -1,0 +1,1 @@
+"""Running relationships: the catalog that remembers them."""

@@ -1,0 +1,122 @@
+"""The catalog of relationships: SQLite under the XDG state folder, one row each.
+
+It is a convenience of this host, never the truth about a replica: what a replica holds and how far it is stands in
+the store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID
+
+from ..errors import NotFoundError, RefusedError, StateError, translated
+from ..relationship import Definition
+
+VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS relationship (
+    name TEXT PRIMARY KEY, id TEXT NOT NULL UNIQUE, store TEXT NOT NULL, images TEXT NOT NULL,
+    keep INTEGER NOT NULL, seed TEXT
+) STRICT
+"""
+
+
+def state_folder() -> Path:
+    """$BLOCKREPLICA_STATE, else blockreplica in $XDG_STATE_HOME, else ~/.local/state/blockreplica."""
+    own = os.environ.get("BLOCKREPLICA_STATE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "blockreplica"
+
+
+class Catalog:
+    """The relationships that this host knows."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.path = (folder or state_folder()) / "catalog.sqlite"
+
+    def add(self, definition: Definition) -> None:
+        """Remember a relationship; RefusedError when the name is taken or an image goes to that store already."""
+        with self._connected() as database:
+            database.execute("BEGIN IMMEDIATE")
+            for other in self._all(database):
+                if other.name == definition.name:
+                    raise RefusedError(f"relationship {other.name!r}: exists already; choose another --name")
+                both = set(other.images) & set(definition.images)
+                if both and other.store == definition.store:
+                    raise RefusedError(f"{min(both)}: is protected already, as {other.name!r}, to that store")
+            database.execute("INSERT INTO relationship VALUES (?, ?, ?, ?, ?, ?)", _row(definition))
+
+    def update(self, definition: Definition) -> None:
+        """Replace a relationship's row."""
+        with self._connected() as database:
+            database.execute("REPLACE INTO relationship VALUES (?, ?, ?, ?, ?, ?)", _row(definition))
+
+    def remove(self, name: str) -> None:
+        """Forget a relationship."""
+        with self._connected() as database:
+            database.execute("DELETE FROM relationship WHERE name = ?", (name,))
+
+    def get(self, name: str) -> Definition:
+        """The relationship of that name; NotFoundError when there is none."""
+        known = self.all()
+        for definition in known:
+            if definition.name == name:
+                return definition
+        names = ", ".join(definition.name for definition in known) or "none"
+        raise NotFoundError(f"relationship {name!r}: there is none; {self.path.parent} knows: {names}")
+
+    def all(self) -> list[Definition]:
+        """Every relationship, by name."""
+        if not self.path.exists():
+            return []
+        with self._connected() as database:
+            return self._all(database)
+
+    def _all(self, database: sqlite3.Connection) -> list[Definition]:
+        return [_definition(row) for row in database.execute("SELECT * FROM relationship ORDER BY name")]
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        with translated(self.path.parent, "creating the state folder"):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            database = sqlite3.connect(self.path, timeout=30, isolation_level=None)
+            try:
+                self._prepare(database)
+                with database:
+                    yield database
+            finally:
+                database.close()
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            raise StateError(f"{self.path}: the catalog can't be used: {error}; the replicas are not touched by this: "
+                             "move the file away and protect again, or restore it") from error  # fmt: skip
+
+    def _prepare(self, database: sqlite3.Connection) -> None:
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        if version > VERSION:
+            raise StateError.at(self.path, 0, "catalog version", wanted=f"at most {VERSION}", got=version,
+                                hint="a newer blockreplica wrote it: use that one")  # fmt: skip
+        if version < VERSION:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute(_SCHEMA)
+            database.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _row(definition: Definition) -> tuple[str, str, str, str, int, str | None]:
+    images = json.dumps([str(path) for path in definition.images])
+    seed = str(definition.seed) if definition.seed else None
+    return definition.name, str(definition.id), str(definition.store), images, definition.keep, seed
+
+
+def _definition(row: tuple[str, str, str, str, int, str | None]) -> Definition:
+    name, identity, store, images, keep, seed = row
+    return Definition(
+        id=UUID(identity), name=name, images=tuple(map(Path, json.loads(images))), store=Path(store), keep=keep,
+        seed=Path(seed) if seed else None,
+    )  # fmt: skip

@@ -1,0 +1,84 @@
+"""Relationships by name: made, found, ended. Glue between the catalog and what a relationship can do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..errors import NotFoundError, RefusedError
+from ..progress import SILENT, Progress
+from ..relationship import DEFAULT_BLOCK_SIZE, DEFAULT_KEEP, Definition, Relationship, check, create_replica, define
+from ..stores import DirectoryStore
+from .catalog import Catalog
+
+PathLike = str | os.PathLike[str]
+
+
+def protect(
+    images: PathLike | Sequence[PathLike], store: PathLike, *, name: str, block_size: int = DEFAULT_BLOCK_SIZE,
+    keep: int = DEFAULT_KEEP, seed: PathLike | None = None, progress: Progress = SILENT,
+) -> Relationship:  # fmt: skip
+    """Replicate images into a store from now on: checks, then the initial replication (`.last` tells of it).
+
+    All images are cut together. Interrupted, the same call goes on where it was. RefusedError when the name or the
+    images are taken, the store is not one, or an image lies in it; NoSpaceError when it has too little room.
+    """
+    listed = [images] if isinstance(images, str | os.PathLike) else list(images)
+    definition = define(listed, store, name=name, keep=keep, seed=seed)
+    catalog = Catalog()
+    held = _interrupted(catalog, definition)
+    if held is None:
+        check(definition, progress)
+        catalog.add(definition)
+    _create_replica(catalog, held or definition, block_size)
+    relationship = Relationship(held or definition)
+    relationship.sync(progress=progress)
+    catalog.update(replace(relationship.definition, seed=None))
+    return relationship
+
+
+def _create_replica(catalog: Catalog, definition: Definition, block_size: int) -> None:
+    store = DirectoryStore.create(definition.store) if definition.store.exists() else None
+    if store is not None and definition.name in store.names():
+        if store.replica(definition.name).record.relationship == str(definition.id):
+            return
+    try:
+        create_replica(definition, block_size)
+    except BaseException:
+        catalog.remove(definition.name)
+        raise
+
+
+def relationship(name: str) -> Relationship:
+    """The relationship of that name; NotFoundError when there is none."""
+    return Relationship(Catalog().get(name))
+
+
+def relationships() -> list[Relationship]:
+    """All that this host knows, by name."""
+    return [Relationship(definition) for definition in Catalog().all()]
+
+
+def unprotect(name: str, *, delete_replica: bool = False) -> None:
+    """End a relationship; the replica and its points stay unless `delete_replica`."""
+    catalog = Catalog()
+    Relationship(catalog.get(name)).forget(delete_replica=delete_replica)
+    catalog.remove(name)
+
+
+def _interrupted(catalog: Catalog, wanted: Definition) -> Definition | None:
+    """The same relationship, when an earlier call has begun it and made no point yet."""
+    try:
+        held = catalog.get(wanted.name)
+    except NotFoundError:
+        return None
+    if (held.images, held.store) != (wanted.images, wanted.store):
+        raise RefusedError(f"relationship {held.name!r}: exists already, for other images; choose another --name")
+    try:
+        begun = DirectoryStore(held.store).replica(held.name).state().epoch
+    except (NotFoundError, RefusedError):
+        return held
+    if begun:
+        raise RefusedError(f"relationship {held.name!r}: is protected already; run sync")
+    return held
