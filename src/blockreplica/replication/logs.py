@@ -46,8 +46,8 @@ class DeltaLogs:
             log.check()
             if log.header.file_type != 0:
                 raise LogError(f"{record.log}: is an undo log; wanted a change log")
-            if chain is not None and str(log.header.previous_unique_id) != chain:
-                raise LogError(f"{record.log}: follows log {log.header.previous_unique_id}; wanted {chain}")
+            if chain is not None and str(log.header.previous_id) != chain:
+                raise LogError(f"{record.log}: follows log {log.header.previous_id}; wanted {chain}")
             chain = str(log.header.unique_id)
             logs.append(log)
         return cls(logs)
@@ -76,7 +76,7 @@ class DeltaLogs:
                 yield rows
 
     def _windows(self, size: int) -> list[tuple[int, int]]:
-        total = sum(log.header.total_entries for log in self.logs)
+        total = sum(log.total for log in self.logs)
         if total <= ENTRY_LIMIT or size == 0:
             return [(0, size)]
         width = -(-size // BUCKETS // (1 << 20)) * (1 << 20) or 1 << 20

@@ -39,12 +39,11 @@ def protect(
 
 
 def _create_replica(catalog: Catalog, definition: Definition, block_size: int) -> None:
-    store = DirectoryStore.create(definition.store) if definition.store.exists() else None
-    if store is not None and definition.name in store.names():
-        if store.replica(definition.name).record.relationship == str(definition.id):
-            return
     try:
-        create_replica(definition, block_size)
+        store = DirectoryStore.create(definition.store)
+        mine = str(definition.id)
+        if definition.name not in store.names() or store.replica(definition.name).record.relationship != mine:
+            create_replica(definition, block_size)
     except BaseException:
         catalog.remove(definition.name)
         raise
