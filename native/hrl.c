@@ -23,12 +23,6 @@ enum { header_checksum = 40, block_checksum = 12, entry_checksum = 8, block_crc 
 static const uint64_t disk_limit = INT64_MAX; /* offsets are off_t in the end */
 static const int64_t epoch_2000 = 946684800;
 
-static bool fail(struct hrl_fault *fault, enum hrl_fault_code code, uint64_t at, uint64_t wanted,
-                 uint64_t got) {
-    *fault = (struct hrl_fault){.code = code, .at = at, .wanted = wanted, .got = got};
-    return false;
-}
-
 static uint16_t get16(const uint8_t *at) {
     return (uint16_t)(at[0] | at[1] << 8);
 }
@@ -124,22 +118,22 @@ static void read_header(const uint8_t *in, struct hrl_header *header) {
 bool hrl_decode_header(const uint8_t in[HRL_HEADER_SIZE], struct hrl_header *header,
                        struct hrl_fault *fault) {
     if (memcmp(in, cookie, 7) != 0 || (in[7] != ' ' && in[7] != 0))
-        return fail(fault, HRL_BAD_COOKIE, 0, br_get64(cookie), br_get64(in));
+        return hrl_fail(fault, HRL_BAD_COOKIE, 0, br_get64(cookie), br_get64(in));
     uint32_t checksum = hrl_checksum(in, HRL_HEADER_SIZE, header_checksum);
     if (checksum != br_get32(in + header_checksum))
-        return fail(fault, HRL_BAD_HEADER_CHECKSUM, header_checksum, checksum,
-                    br_get32(in + header_checksum));
+        return hrl_fail(fault, HRL_BAD_HEADER_CHECKSUM, header_checksum, checksum,
+                        br_get32(in + header_checksum));
     read_header(in, header);
     if (header->version != HRL_VERSION_1 && header->version != HRL_VERSION_2 &&
         header->version != HRL_VERSION_2_1)
-        return fail(fault, HRL_BAD_VERSION, 8, HRL_VERSION_2, header->version);
+        return hrl_fail(fault, HRL_BAD_VERSION, 8, HRL_VERSION_2, header->version);
     if (!hrl_metadata_size_valid(header->metadata_size))
-        return fail(fault, HRL_BAD_METADATA_SIZE, 56, HRL_METADATA_SIZE, header->metadata_size);
+        return hrl_fail(fault, HRL_BAD_METADATA_SIZE, 56, HRL_METADATA_SIZE, header->metadata_size);
     if (header->file_type > HRL_FILE_UNDO)
-        return fail(fault, HRL_BAD_FILE_TYPE, 104, HRL_FILE_LOG, header->file_type);
+        return hrl_fail(fault, HRL_BAD_FILE_TYPE, 104, HRL_FILE_LOG, header->file_type);
     size_t clean = header_used + zeros(in + header_used, HRL_HEADER_SIZE - header_used);
     if (header->version == HRL_VERSION_2_1 && clean < HRL_HEADER_SIZE)
-        return fail(fault, HRL_BAD_RESERVED, clean, 0, in[clean]);
+        return hrl_fail(fault, HRL_BAD_RESERVED, clean, 0, in[clean]);
     return true;
 }
 
@@ -180,13 +174,14 @@ bool hrl_decode_entry(const struct hrl_log *log, const uint8_t in[HRL_ENTRY_SIZE
     bool extended = log->version == HRL_VERSION_2_1;
     uint32_t checksum = checksum32(in, entry_checksum);
     if (checksum != br_get32(in + entry_checksum))
-        return fail(fault, HRL_BAD_ENTRY_CHECKSUM, entry_checksum, checksum, br_get32(in + entry_checksum));
+        return hrl_fail(fault, HRL_BAD_ENTRY_CHECKSUM, entry_checksum, checksum,
+                        br_get32(in + entry_checksum));
     if (in[20] != HRL_WRITE && !(extended && in[20] == HRL_ZERO))
-        return fail(fault, HRL_BAD_OPERATION, 20, HRL_WRITE, in[20]);
+        return hrl_fail(fault, HRL_BAD_OPERATION, 20, HRL_WRITE, in[20]);
     if (in[25] != 0)
-        return fail(fault, HRL_BAD_LOCATION, 25, 0, in[25]);
+        return hrl_fail(fault, HRL_BAD_LOCATION, 25, 0, in[25]);
     if (extended && get16(in + 30) != 0)
-        return fail(fault, HRL_BAD_RESERVED, 30, 0, get16(in + 30));
+        return hrl_fail(fault, HRL_BAD_RESERVED, 30, 0, get16(in + 30));
     *entry = (struct hrl_entry){
         .offset = br_get64(in),
         .length = br_get32(in + 12),
@@ -196,7 +191,7 @@ bool hrl_decode_entry(const struct hrl_log *log, const uint8_t in[HRL_ENTRY_SIZE
         .crc = extended ? br_get32(in + 26) : 0,
     };
     if (entry->offset > disk_limit || entry->length > disk_limit - entry->offset)
-        return fail(fault, HRL_BAD_EXTENT, 0, disk_limit, entry->offset);
+        return hrl_fail(fault, HRL_BAD_EXTENT, 0, disk_limit, entry->offset);
     return true;
 }
 
@@ -229,12 +224,13 @@ bool hrl_decode_block_header(const struct hrl_log *log, const uint8_t in[HRL_BLO
                              struct hrl_block *block, struct hrl_fault *fault) {
     uint32_t checksum = checksum32(in, block_checksum);
     if (checksum != br_get32(in + block_checksum))
-        return fail(fault, HRL_BAD_BLOCK_CHECKSUM, block_checksum, checksum, br_get32(in + block_checksum));
+        return hrl_fail(fault, HRL_BAD_BLOCK_CHECKSUM, block_checksum, checksum,
+                        br_get32(in + block_checksum));
     bool extended = log->version == HRL_VERSION_2_1;
     if (extended && memcmp(in + 16, log->unique_id, 8) != 0)
-        return fail(fault, HRL_BAD_BINDING, 16, br_get64(log->unique_id), br_get64(in + 16));
+        return hrl_fail(fault, HRL_BAD_BINDING, 16, br_get64(log->unique_id), br_get64(in + 16));
     if (br_get32(in + 8) > log->room)
-        return fail(fault, HRL_BAD_COUNT, 8, log->room, br_get32(in + 8));
+        return hrl_fail(fault, HRL_BAD_COUNT, 8, log->room, br_get32(in + 8));
     *block = (struct hrl_block){.distance = br_get64(in), .entries = br_get32(in + 8)};
     if (extended) {
         block->number = br_get32(in + 24);
@@ -256,7 +252,7 @@ static bool check_entries(const struct hrl_log *log, const uint8_t *block, uint3
         }
         data += hrl_data_length(&entry);
     }
-    return data == gap || fail(fault, HRL_BAD_DISTANCE, 0, gap, data);
+    return data == gap || hrl_fail(fault, HRL_BAD_DISTANCE, 0, gap, data);
 }
 
 bool hrl_check_block(const struct hrl_log *log, const uint8_t *block, uint64_t gap, bool first,
@@ -265,19 +261,19 @@ bool hrl_check_block(const struct hrl_log *log, const uint8_t *block, uint64_t g
     bool extended = log->version == HRL_VERSION_2_1;
     uint64_t distance = first ? 0 : gap + log->metadata_size;
     if (br_get64(block) != distance)
-        return fail(fault, HRL_BAD_PREVIOUS, 0, distance, br_get64(block));
+        return hrl_fail(fault, HRL_BAD_PREVIOUS, 0, distance, br_get64(block));
     if (!hrl_decode_block_header(log, block, &header, fault))
         return false;
     if (extended && header.number != number)
-        return fail(fault, HRL_BAD_NUMBER, 24, number, header.number);
+        return hrl_fail(fault, HRL_BAD_NUMBER, 24, number, header.number);
     if (!check_entries(log, block, header.entries, gap, fault))
         return false;
     uint32_t crc = extended ? crc_of_block(log, block, header.entries) : 0;
     if (crc != header.crc)
-        return fail(fault, HRL_BAD_BLOCK_CRC, block_crc, crc, header.crc);
+        return hrl_fail(fault, HRL_BAD_BLOCK_CRC, block_crc, crc, header.crc);
     size_t used = HRL_BLOCK_HEADER_SIZE + (size_t)header.entries * HRL_ENTRY_SIZE;
     size_t clean = used + zeros(block + used, log->metadata_size - used);
     if ((slots || extended) && clean < log->metadata_size)
-        return fail(fault, HRL_BAD_UNUSED_SLOT, clean, 0, block[clean]);
+        return hrl_fail(fault, HRL_BAD_UNUSED_SLOT, clean, 0, block[clean]);
     return true;
 }

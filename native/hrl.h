@@ -70,6 +70,12 @@ struct hrl_fault {
     uint64_t at, wanted, got;
 };
 
+static inline bool hrl_fail(struct hrl_fault *fault, enum hrl_fault_code code, uint64_t at, uint64_t wanted,
+                            uint64_t got) {
+    *fault = (struct hrl_fault){.code = code, .at = at, .wanted = wanted, .got = got};
+    return false;
+}
+
 struct hrl_header {
     uint32_t version;
     uint32_t timestamp, modified; /* seconds since 2000-01-01 00:00:00 UTC */

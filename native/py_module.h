@@ -3,6 +3,7 @@
 #define BR_PY_MODULE_H
 
 int br_add_kernels(PyObject *module);
+int br_add_hrl(PyObject *module);
 
 /* Parts of br_add_kernels. */
 int br_add_bitmaps(PyObject *module);

@@ -36,6 +36,11 @@ _OTHERS = (
     "crc32c",
     "crc32c_rows",
     "find_zeros",
+    "hrl_block",
+    "hrl_encode",
+    "hrl_read",
+    "hrl_salvage",
+    "hrl_walk",
     "pack_table",
     "punch_hole",
     "read_extents",
@@ -61,6 +66,11 @@ if TYPE_CHECKING:
     from ._native import crc32c as crc32c
     from ._native import crc32c_rows as crc32c_rows
     from ._native import find_zeros as find_zeros
+    from ._native import hrl_block as hrl_block
+    from ._native import hrl_encode as hrl_encode
+    from ._native import hrl_read as hrl_read
+    from ._native import hrl_salvage as hrl_salvage
+    from ._native import hrl_walk as hrl_walk
     from ._native import pack_table as pack_table
     from ._native import punch_hole as punch_hole
     from ._native import read_extents as read_extents
