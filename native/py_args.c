@@ -67,7 +67,7 @@ static int find(const struct br_parameter *parameters, PyObject *name) {
 static int arrange(const char *function, const struct br_parameter *parameters, PyObject *const *args,
                    Py_ssize_t count, PyObject *names, PyObject **values) {
     Py_ssize_t positional = 0;
-    while (parameters[positional].name && !parameters[positional].optional)
+    while (parameters[positional].name && parameters[positional].optional != BR_KEYWORD_ONLY)
         positional++;
     if (count > positional) {
         PyErr_Format(PyExc_TypeError, "%s takes %zd positional arguments, %zd were given", function,

@@ -19,8 +19,8 @@ enum br_kind {
 struct br_parameter {
     const char *name;
     enum br_kind kind;
-    int optional; /* keyword-only; its value is `otherwise` where it is not given */
-    uint64_t otherwise;
+    enum { BR_REQUIRED, BR_KEYWORD_ONLY, BR_OPTIONAL } optional; /* the last: by position too */
+    uint64_t otherwise;                                          /* its value where it is not given */
 };
 
 #define BR_MOST_ARGUMENTS 10
@@ -63,24 +63,24 @@ static inline uint64_t br_length(const struct br_arguments *taken, int index) {
 
 /* Opens a binding: takes its arguments into `a`, or returns with the exception. */
 #define TAKE(function, ...)                                                                                  \
-    static const struct br_parameter parameters[] = {__VA_ARGS__, {NULL, BR_FLAG, 0, 0}};                    \
+    static const struct br_parameter parameters[] = {__VA_ARGS__, {NULL, BR_FLAG, BR_REQUIRED, 0}};          \
     struct br_arguments a;                                                                                   \
     (void)module;                                                                                            \
     if (br_take(&a, #function, parameters, args, count, names) < 0)                                          \
     return NULL
 
 #define READ(name)                                                                                           \
-    { #name, BR_READ, 0, 0 }
+    { #name, BR_READ, BR_REQUIRED, 0 }
 #define WRITE(name)                                                                                          \
-    { #name, BR_WRITE, 0, 0 }
+    { #name, BR_WRITE, BR_REQUIRED, 0 }
 #define NUMBER(name)                                                                                         \
-    { #name, BR_NUMBER, 0, 0 }
+    { #name, BR_NUMBER, BR_REQUIRED, 0 }
 #define OPTION(name)                                                                                         \
-    { #name, BR_NUMBER, 1, 0 }
+    { #name, BR_NUMBER, BR_KEYWORD_ONLY, 0 }
 #define FD(name)                                                                                             \
-    { #name, BR_FD, 0, 0 }
+    { #name, BR_FD, BR_REQUIRED, 0 }
 #define OFFSET(name)                                                                                         \
-    { #name, BR_OFFSET, 0, 0 }
+    { #name, BR_OFFSET, BR_REQUIRED, 0 }
 
 /* One line of a method table. */
 #define BR_METHOD(name, text)                                                                                \

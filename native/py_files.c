@@ -48,7 +48,7 @@ static PyObject *checksum_file(ARGUMENTS) {
 
 static PyObject *copy_file(ARGUMENTS) {
     TAKE(copy_file, FD(source_fd), FD(target_fd), OFFSET(offset), OFFSET(length), NUMBER(block_size),
-         WRITE(out), OPTION(seed), OPTION(threads), {"punch", BR_FLAG, 1, 0});
+         WRITE(out), OPTION(seed), OPTION(threads), {"punch", BR_FLAG, BR_KEYWORD_ONLY, 0});
     struct br_blocks blocks;
     const char *wrong = take_blocks(&a, 2, 5, 6, &blocks);
     if (wrong)

@@ -19,7 +19,7 @@
 #if BR_HAVE_XXHASH
 static PyObject *checksum_buffer(ARGUMENTS) {
     TAKE(checksum_buffer, READ(data), NUMBER(block_size), WRITE(out), OPTION(seed),
-         {"threads", BR_NUMBER, 1, 1});
+         {"threads", BR_NUMBER, BR_KEYWORD_ONLY, 1});
     uint64_t length = br_length(&a, 0), block_size = a.number[1], threads = a.number[4];
     if (block_size == 0)
         return br_reject(&a, "block_size must be at least 1");
@@ -44,7 +44,7 @@ static PyObject *byte_sum(ARGUMENTS) {
 }
 
 static PyObject *crc32c(ARGUMENTS) {
-    TAKE(crc32c, READ(data), OPTION(value));
+    TAKE(crc32c, READ(data), {"value", BR_NUMBER, BR_OPTIONAL, 0});
     if (a.number[1] > UINT32_MAX)
         return br_reject(&a, "value must be below 2**32");
     uint32_t crc;

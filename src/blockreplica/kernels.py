@@ -102,9 +102,7 @@ def _load(implementation: str, cpu: str | None) -> tuple[bool, str, dict[str, ob
         return False, "python", {name: getattr(_reference, name) for name in _CHECKSUMS + _OTHERS}
     from . import _native
 
-    functions: dict[str, object] = {
-        name: getattr(_native, name) for name in _OTHERS
-    }
+    functions: dict[str, object] = {name: getattr(_native, name) for name in _OTHERS}
     if hasattr(_native, "checksum_buffer"):
         functions |= {name: getattr(_native, name) for name in _CHECKSUMS}
     else:
