@@ -82,7 +82,7 @@ def test_every_alignment_of_a_run_is_found(kernel: SimpleNamespace) -> None:
     room = bytearray(40)
     for shift in (0, 1, 5):
         bitmap = memoryview(room)[shift : shift + 32]
-        for first in range(0, 140):
+        for first in range(140):
             for count in (1, 2, 7, 8, 9, 63, 64, 65, 115):
                 bitmap[:] = bytes(32)
                 kernel.bitmap_set(bitmap, first, count)

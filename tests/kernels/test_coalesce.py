@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -37,7 +38,7 @@ def painted(rows: list[Row]) -> dict[int, tuple[int, int, int]]:
 def check(kernel: SimpleNamespace, rows: list[Row]) -> None:
     result = coalesced(kernel, rows)
     assert painted(result) == painted(rows)
-    for before, after in zip(result, result[1:], strict=False):
+    for before, after in pairwise(result):
         assert before[0] + before[1] <= after[0], "overlapping or not sorted"
         moves = before[1] if before[4] == WRITE else 0
         joins = before[0] + before[1] == after[0] and (before[2] + moves, *before[3:]) == after[2:]
