@@ -45,7 +45,6 @@ kernels:
 lint:
 	@tools/bootstrap ci
 	@$(PYTHON) -m ruff check $(SOURCES)
-	@$(PYTHON) -m ruff format --check $(SOURCES)
 	@find native -name '*.[ch]' -not -path '*/build/*' | xargs -r clang-format --dry-run -Werror
 
 types:

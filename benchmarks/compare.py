@@ -41,9 +41,7 @@ class Plan:
 
 def parse() -> tuple[Plan, list[str]]:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=parse_size, help="default 4GiB, or 256MiB with --quick")
     parser.add_argument("--runs", type=int, help="default 7, or 1 with --quick")
     parser.add_argument("--work", type=Path, default=Path("bench-work"))
@@ -75,9 +73,7 @@ def initial(plan: Plan) -> tuple[dict[str, Series], list[Goal]]:
     """Against cp and qemu-img."""
     image = images.make(plan.work / "vm.img", plan.size, holes=HOLES, changed=CHANGED, seed=1)
     results = races.initial_race(image, plan.work, plan.runs)
-    fastest = min(
-        results["cp --sparse=always"], results["qemu-img convert"], key=lambda series: series.seconds
-    )
+    fastest = min(results["cp --sparse=always"], results["qemu-img convert"], key=lambda series: series.seconds)
     work = f"initial replication, against {fastest.name}"
     return results, [report.faster(work, 1, fastest, results["protect"])]
 

@@ -99,8 +99,6 @@ def same(first: Path, second: Path) -> bool:
         return False
     with first.open("rb") as one, second.open("rb") as other:
         while piece := one.read(4 << 20):
-            if not np.array_equal(
-                np.frombuffer(piece, np.uint8), np.frombuffer(other.read(4 << 20), np.uint8)
-            ):
+            if not np.array_equal(np.frombuffer(piece, np.uint8), np.frombuffer(other.read(4 << 20), np.uint8)):
                 return False
     return True

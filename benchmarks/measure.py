@@ -1,8 +1,8 @@
 """Runs a command as a whole and says what it took: wall time, CPU time, peak memory.
 
-The command is started by a small process, which is this file run as a program: the system counts what the parent
-held at the time of the fork as the child's peak memory, and a parent with numpy in it holds more than what it
-measures.
+The command is started by a small process, which is this file run as a program: the system counts what the
+parent held at the time of the fork as the child's peak memory, and a parent with numpy in it holds more than
+what it measures.
 """
 
 from __future__ import annotations

@@ -55,9 +55,7 @@ def print_goals(goals: list[Goal]) -> None:
         print(goal.line())
 
 
-def save(
-    folder: Path, machine: dict[str, object], races: dict[str, dict[str, Series]], goals: list[Goal]
-) -> None:
+def save(folder: Path, machine: dict[str, object], races: dict[str, dict[str, Series]], goals: list[Goal]) -> None:
     """Write results.json and results.png into `folder`."""
     document = {
         "machine": machine,

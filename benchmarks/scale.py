@@ -81,9 +81,7 @@ def peak_memory(disk: Disk, piece: int) -> dict[str, Run]:
     peaks["verify"] = disk.command("verify", disk.name)
     peaks["recover"] = disk.command("recover", disk.name, "--to", target)
     disk.write(piece, SEED + 2)
-    peaks["hrl verify"] = disk.command(
-        "hrl", "verify", sorted(disk.folder.glob(f"{disk.image.name}.*.hrl"))[-1]
-    )
+    peaks["hrl verify"] = disk.command("hrl", "verify", sorted(disk.folder.glob(f"{disk.image.name}.*.hrl"))[-1])
     peaks["unprotect"] = disk.command("unprotect", disk.name, "--delete-replica")
     shutil.rmtree(disk.folder)
     return peaks

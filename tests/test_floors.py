@@ -122,9 +122,7 @@ def test_only_the_seam_replaces_files(module: str) -> None:
         return
     for node in ast.walk(tree_of(module)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os":
-            assert node.attr not in {"replace", "rename", "renames"}, (
-                f"{module}:{node.lineno}: go through files.Files"
-            )
+            assert node.attr not in {"replace", "rename", "renames"}, f"{module}:{node.lineno}: go through files.Files"
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -21,6 +21,8 @@ COMMANDS = {
     "resync": "sync",
     "points": "points",
     "recover": "recover",
+    "status": "status",
+    "verify": "verify",
     "unprotect": "unprotect",
 }
 
@@ -58,9 +60,7 @@ def exit_codes() -> Iterator[tuple[int, str]]:
         level = [child for parent in level for child in parent.__subclasses__()]
         for child in level:
             meaning = (child.__doc__ or "").partition("\n")[0].partition(". ")[0].rstrip(".") + "."
-            meanings.setdefault(
-                child.exit_code, meaning + (" Worth another try." if child.recoverable else "")
-            )
+            meanings.setdefault(child.exit_code, meaning + (" Worth another try." if child.recoverable else ""))
     yield from sorted(meanings.items())
     yield INTERRUPTED, "Interrupted by Ctrl-C; the same command goes on where it was."
 
@@ -74,9 +74,7 @@ def print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
         ctx.exit()
 
 
-@click.group(
-    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
     "--version",
     is_flag=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,25 +11,30 @@ from .. import units
 from .common import columns, json_option, show
 
 if TYPE_CHECKING:
-    from blockreplica import Point
+    from blockreplica import PointRecord
 
 
-def describe(points: Sequence[Point]) -> str:
+def as_plain(point: PointRecord) -> dict[str, Any]:
+    """A point as JSON has it."""
+    return {
+        "id": point.id,
+        "generation": point.generation,
+        "epoch": point.epoch,
+        "time": units.format_time(point.time),
+        "kind": point.kind,
+        "disks": [{"index": disk.index, "name": disk.name, "size": disk.size} for disk in point.disks],
+    }
+
+
+def describe(points: Sequence[dict[str, Any]]) -> str:
     """A line a point, oldest first."""
     if not points:
         return "no recovery points yet"
-    return columns(
-        ("POINT", "TIME", "KIND", "DISKS"),
-        [
-            (
-                point.id,
-                point.time,
-                point.kind,
-                ", ".join(f"{d.name} {units.format_size(d.size)}" for d in point.disks),
-            )
-            for point in points
-        ],
-    )
+    rows = []
+    for point in points:
+        disks = ", ".join(f"{disk['name']} {units.format_size(disk['size'])}" for disk in point["disks"])
+        rows.append((point["id"], point["time"], point["kind"], disks))
+    return columns(("POINT", "TIME", "KIND", "DISKS"), rows)
 
 
 @click.command()
@@ -39,4 +44,4 @@ def points(name: str, as_json: bool) -> None:
     """List the recovery points, oldest first."""
     import blockreplica as br
 
-    show(br.relationship(name).points(), describe, as_json=as_json)
+    show([as_plain(point) for point in br.relationship(name).points()], describe, as_json=as_json)

@@ -13,9 +13,7 @@ from .sync import describe
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
-@click.option(
-    "--to", "store", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The replica store."
-)
+@click.option("--to", "store", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The replica store.")
 @click.option("--name", required=True, help="What the relationship is called from now on.")
 @click.option(
     "--block-size",
@@ -25,9 +23,7 @@ from .sync import describe
     show_default=True,
     help="What one checksum covers; a power of two.",
 )
-@click.option(
-    "--keep", type=click.IntRange(min=1), default=24, show_default=True, help="Recovery points to keep."
-)
+@click.option("--keep", type=click.IntRange(min=1), default=24, show_default=True, help="Recovery points to keep.")
 @click.option(
     "--seed",
     type=click.Path(path_type=Path),
@@ -52,7 +48,6 @@ def protect(
     import blockreplica as br
 
     with meter() as progress:
-        made = br.protect(
-            list(images), store, name=name, block_size=block_size, keep=keep, seed=seed, progress=progress
-        )
+        made = br.protect(images, store, name=name, block_size=block_size, keep=keep, seed=seed, progress=progress)
+    assert made.last is not None
     show(made.last, lambda last: f"{name} is protected\n{describe(last)}", as_json=as_json)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
 from .. import units
-from ..errors import NotFoundError, UsageError
 from .common import json_option, show
 from .meter import meter
 
@@ -17,9 +17,7 @@ from .meter import meter
 @click.argument("name")
 @click.option("--point", metavar="ID", help="As `points` names it; the newest when left out.")
 @click.option("--to", required=True, type=click.Path(path_type=Path), metavar="FILE", help="Where to.")
-@click.option(
-    "--disk", type=click.IntRange(min=0), metavar="N", help="Which one, from 0; needed with several."
-)
+@click.option("--disk", type=click.IntRange(min=0), metavar="N", help="Which one, from 0; needed with several.")
 @click.option("--force", is_flag=True, help="Replace FILE when it exists.")
 @json_option
 def recover(name: str, point: str | None, to: Path, disk: int | None, force: bool, as_json: bool) -> None:
@@ -29,27 +27,15 @@ def recover(name: str, point: str | None, to: Path, disk: int | None, force: boo
     """
     import blockreplica as br
 
-    relationship = br.relationship(name)
-    if disk is None and len(relationship.images) > 1:
-        raise UsageError(
-            f"{name} has {len(relationship.images)} disks: say which one by --disk, counted from 0"
-        )
-    known = relationship.points()
-    if not known:
-        raise NotFoundError(f"{name} has no recovery points yet; run: blockreplica sync {name}")
-    point = point or known[-1].id
     began = time.monotonic()
     with meter() as progress:
-        relationship.replica.recover(point, to, disk=disk or 0, force=force, progress=progress)
-    done = {"name": name, "point": point, "disk": disk or 0, "to": to, "size": to.stat().st_size}
-    done["seconds"] = round(time.monotonic() - began, 3)
+        recovered = br.relationship(name).replica.recover(point, to, disk=disk, force=force, progress=progress)
+    took = round(time.monotonic() - began, 3)
+    done = {"name": name, "point": recovered, "disk": disk or 0, "to": to, "size": to.stat().st_size, "seconds": took}
     show(done, describe, as_json=as_json)
 
 
-def describe(done: dict[str, object]) -> str:
+def describe(done: dict[str, Any]) -> str:
     """What was recovered, for people."""
-    size, seconds = (
-        units.format_size(int(str(done["size"]))),
-        units.format_duration(float(str(done["seconds"]))),
-    )
-    return f"recovered point {done['point']} to {done['to']}: {size} in {seconds}, every checksum right"
+    took = f"{units.format_size(done['size'])} in {units.format_duration(done['seconds'])}"
+    return f"recovered point {done['point']} to {done['to']}: {took}, every checksum right"

@@ -11,17 +11,14 @@ from .common import json_option, show
 
 @click.command()
 @click.argument("name")
-@click.option(
-    "--delete-replica", is_flag=True, help="Delete the replica and all its recovery points as well."
-)
+@click.option("--delete-replica", is_flag=True, help="Delete the replica and all its recovery points as well.")
 @json_option
 def unprotect(name: str, delete_replica: bool, as_json: bool) -> None:
     """End the replication of NAME; its replica stays unless told otherwise."""
     import blockreplica as br
 
-    relationship = br.relationship(name)
-    ended = {"name": name, "replica": None if delete_replica else relationship.store}
-    relationship.unprotect(delete_replica=delete_replica)
+    ended = {"name": name, "replica": None if delete_replica else br.relationship(name).store}
+    br.unprotect(name, delete_replica=delete_replica)
     show(ended, describe, as_json=as_json)
 
 

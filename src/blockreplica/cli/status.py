@@ -1,0 +1,73 @@
+"""`blockreplica status`: how relationships stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .. import units
+from .common import columns, json_option, plain, show
+from .points import as_plain as plain_point
+
+if TYPE_CHECKING:
+    from blockreplica import Status
+
+
+def as_plain(status: Status) -> dict[str, Any]:
+    """A relationship's status as JSON has it."""
+    return {
+        "name": status.name,
+        "state": status.state,
+        "store": str(status.store),
+        "points": status.points,
+        "newest": plain_point(status.newest) if status.newest else None,
+        "lag_seconds": round(status.lag_seconds, 3) if status.lag_seconds is not None else None,
+        "incomplete": status.incomplete,
+        "disks": [plain(disk) for disk in status.disks],
+    }
+
+
+def age(status: dict[str, Any]) -> str:
+    """How old the newest point is."""
+    lag = status["lag_seconds"]
+    return "-" if lag is None else units.format_duration(lag)
+
+
+def describe_all(found: Sequence[dict[str, Any]]) -> str:
+    """A line a relationship."""
+    if not found:
+        return "nothing is protected yet; begin with: blockreplica protect IMAGE --to DIR --name NAME"
+    rows = [(one["name"], one["state"], one["points"], age(one), len(one["disks"]), one["store"]) for one in found]
+    return columns(("NAME", "STATE", "POINTS", "LAG", "DISKS", "STORE"), rows)
+
+
+def describe(one: dict[str, Any]) -> str:
+    """All of one relationship."""
+    newest = one["newest"]
+    lines = [
+        f"{one['name']}: {one['state']}",
+        f"store: {one['store']}",
+        f"points: {one['points']}" + (f", newest {newest['id']} of {newest['time']}, {age(one)} old" if newest else ""),
+    ]
+    rows = []
+    for disk in one["disks"]:
+        sizes = [disk["size"], disk["dirty_bytes"], disk["log_bytes"]]
+        shown = ["-" if size is None else units.format_size(size) for size in sizes]
+        tracking = disk["tracking"] + (" (its log failed)" if disk["log_failed"] else "")
+        rows.append((disk["index"], *shown, tracking, disk["path"]))
+    return "\n".join([*lines, columns(("DISK", "SIZE", "DIRTY", "LOG", "TRACKING", "IMAGE"), rows)])
+
+
+@click.command()
+@click.argument("name", required=False)
+@json_option
+def status(name: str | None, as_json: bool) -> None:
+    """Show how NAME stands, or every relationship: points, lag, what is tracked, what is dirty."""
+    import blockreplica as br
+
+    if name is None:
+        show([as_plain(each.status()) for each in br.relationships()], describe_all, as_json=as_json)
+    else:
+        show(as_plain(br.relationship(name).status()), describe, as_json=as_json)
