@@ -87,8 +87,8 @@ class Lines(Meter):
 class Live(Meter):
     """A bar that is redrawn."""
 
-    def __init__(self) -> None:
-        super().__init__(PATIENCE_S)
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(PATIENCE_S, clock)
         self._bar: Bar | None = None
         self._task: TaskID | None = None
 
