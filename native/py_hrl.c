@@ -8,16 +8,6 @@
 #include "bytes.h"
 #include "hrl_check.h"
 
-#define ARGUMENTS PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *names
-
-/* Opens a binding: takes its arguments into `a`, or returns with the exception. */
-#define TAKE(function, ...)                                                                                  \
-    static const struct br_parameter parameters[] = {__VA_ARGS__, {NULL, BR_FLAG, 0, 0}};                    \
-    struct br_arguments a;                                                                                   \
-    (void)module;                                                                                            \
-    if (br_take(&a, #function, parameters, args, count, names) < 0)                                          \
-    return NULL
-
 /* The log whose header is argument `index`: 0, or -1 when it is none. */
 static int take_log(const struct br_arguments *a, int index, struct hrl_log *log) {
     struct hrl_header header;

@@ -47,7 +47,7 @@ def test_growing_and_shrinking_keeps_every_point(tmp_path: Path) -> None:
     rng = random.Random(5)
     replica, models, model = new_replica(tmp_path / "store"), {}, b""
     for epoch, size in enumerate([SIZE, SIZE + 100_000, 70_001, 4096, 0, 50_000, SIZE], start=1):
-        model = model[:size] + bytes(size - len(model))
+        model = model[:size] + bytes(max(0, size - len(model)))
         writes: list[tuple[int, bytes]] = []
         if size:
             model, writes = changed(rng, model)

@@ -7,6 +7,7 @@ index says the same, and the set is filled from there when an interrupted moveme
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class SeenSet:
         fresh = np.ones(len(numbers), np.bool_)
         pages = numbers >> _SHIFT
         starts = np.flatnonzero(np.diff(pages, prepend=-1))
-        for low, high in zip(starts, [*starts[1:], len(numbers)], strict=True):
+        for low, high in pairwise([*starts.tolist(), len(numbers)]):
             page = self._page(int(pages[low]))
             at = (numbers[low:high] >> 3) & (_PAGE - 1)
             mask = np.left_shift(1, numbers[low:high] & 7).astype(np.uint8)
