@@ -101,13 +101,13 @@ class LogReader:
         `slots`: unused slots of metadata blocks must be zero in strict logs, too. Raises LogError.
         """
         progress.start(f"checking {self.path.name}", self.end)
-        batch, stamps = np.empty(BLOCKS_A_CHECK * self.header.room, ENTRY), np.empty(0, "<u4")
-        stamps = np.empty(len(batch), "<u4")
+        room = BLOCKS_A_CHECK * self.header.room
+        batch, stamps = np.empty(room, ENTRY), np.empty(room, "<u4")
         blocks = entries = unchecked = data_bytes = zero_bytes = writes_end = 0
         for positions, end, number in self._pieces(BLOCKS_A_CHECK):
             done, count, bare = self._read(positions, end, number, batch, stamps, data=data, slots=slots)
             rows = batch[:count]
-            writes = rows[rows["operation"] == WRITE]
+            writes = rows[(rows["operation"] == WRITE) & (rows["length"] > 0)]
             blocks, entries, unchecked = blocks + done, entries + count, unchecked + bare
             data_bytes += int(writes["length"].sum())
             zero_bytes += int(rows["length"].sum()) - int(writes["length"].sum())
