@@ -29,8 +29,7 @@ static PyObject *finish(struct br_arguments *a, const struct hrl_fault *fault, P
 }
 
 static PyObject *hrl_walk_py(ARGUMENTS) {
-    TAKE(hrl_walk, {"fd", BR_FD, 0, 0}, {"header", BR_READ, 0, 0}, {"position", BR_OFFSET, 0, 0},
-         {"positions", BR_WRITE, 0, 0});
+    TAKE(hrl_walk, FD(fd), READ(header), OFFSET(position), WRITE(positions));
     struct hrl_log log;
     if (take_log(&a, 1, &log) < 0)
         return br_reject(&a, "header is not that of a log");
@@ -50,9 +49,8 @@ static PyObject *hrl_walk_py(ARGUMENTS) {
 }
 
 static PyObject *hrl_read_py(ARGUMENTS) {
-    TAKE(hrl_read, {"fd", BR_FD, 0, 0}, {"header", BR_READ, 0, 0}, {"positions", BR_READ, 0, 0},
-         {"end", BR_OFFSET, 0, 0}, {"number", BR_NUMBER, 0, 0}, {"rows", BR_WRITE, 0, 0},
-         {"stamps", BR_WRITE, 0, 0}, {"data", BR_FLAG, 1, 0}, {"slots", BR_FLAG, 1, 0});
+    TAKE(hrl_read, FD(fd), READ(header), READ(positions), OFFSET(end), NUMBER(number), WRITE(rows),
+         WRITE(stamps), {"data", BR_FLAG, BR_KEYWORD_ONLY, 0}, {"slots", BR_FLAG, BR_KEYWORD_ONLY, 0});
     struct hrl_log log;
     if (take_log(&a, 1, &log) < 0)
         return br_reject(&a, "header is not that of a log");
@@ -77,8 +75,7 @@ static PyObject *hrl_read_py(ARGUMENTS) {
 }
 
 static PyObject *hrl_salvage_py(ARGUMENTS) {
-    TAKE(hrl_salvage, {"fd", BR_FD, 0, 0}, {"header", BR_READ, 0, 0}, {"limit", BR_OFFSET, 0, 0},
-         {"budget", BR_OFFSET, 0, 0}, {"state", BR_WRITE, 0, 0});
+    TAKE(hrl_salvage, FD(fd), READ(header), OFFSET(limit), OFFSET(budget), WRITE(state));
     struct hrl_log log;
     if (take_log(&a, 1, &log) < 0)
         return br_reject(&a, "header is not that of a log");
@@ -105,8 +102,7 @@ static PyObject *hrl_salvage_py(ARGUMENTS) {
 }
 
 static PyObject *hrl_encode_py(ARGUMENTS) {
-    TAKE(hrl_encode, {"header", BR_READ, 0, 0}, {"rows", BR_READ, 0, 0}, {"data", BR_READ, 0, 0},
-         {"stamps", BR_READ, 0, 0}, {"out", BR_WRITE, 0, 0});
+    TAKE(hrl_encode, READ(header), READ(rows), READ(data), READ(stamps), WRITE(out));
     struct hrl_log log;
     if (take_log(&a, 0, &log) < 0)
         return br_reject(&a, "header is not that of a log");
@@ -127,8 +123,7 @@ static PyObject *hrl_encode_py(ARGUMENTS) {
 }
 
 static PyObject *hrl_block_py(ARGUMENTS) {
-    TAKE(hrl_block, {"header", BR_READ, 0, 0}, {"block", BR_WRITE, 0, 0}, {"distance", BR_NUMBER, 0, 0},
-         {"number", BR_NUMBER, 0, 0}, {"entries", BR_NUMBER, 0, 0});
+    TAKE(hrl_block, READ(header), WRITE(block), NUMBER(distance), NUMBER(number), NUMBER(entries));
     struct hrl_log log;
     if (take_log(&a, 0, &log) < 0)
         return br_reject(&a, "header is not that of a log");

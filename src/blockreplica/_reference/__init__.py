@@ -9,6 +9,7 @@ from .bitmaps import bitmap_clear, bitmap_count, bitmap_merge, bitmap_next, bitm
 from .buffers import checksum_buffer, compare_buffers, compare_tables, find_zeros
 from .extents import punch_hole, read_extents, write_extents
 from .files import checksum_file, compare_files, copy_file
+from .hrl import hrl_block, hrl_encode, hrl_read, hrl_salvage, hrl_walk
 from .logs import coalesce
 from .sums import byte_sum, crc32c, crc32c_rows, pack_table, unpack_table
 
@@ -30,6 +31,11 @@ __all__ = [
     "crc32c",
     "crc32c_rows",
     "find_zeros",
+    "hrl_block",
+    "hrl_encode",
+    "hrl_read",
+    "hrl_salvage",
+    "hrl_walk",
     "pack_table",
     "punch_hole",
     "read_extents",
