@@ -1,5 +1,5 @@
 /* Python's face of the change log's C: arguments checked, the GIL let go, one call for many blocks. What each
- * function means is told by its twin in _reference_hrl.py. A log is named by the bytes of its header. */
+ * function means is told by its twin in _reference/hrl.py. A log is named by the bytes of its header. */
 #include "py_args.h"
 #include "py_module.h"
 
