@@ -151,7 +151,7 @@ def test_an_import_loads_nothing_heavy(statement: str) -> None:
     assert result.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["sync", "--help"], ["--version"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["sync", "--help"], ["hrl", "--help"], ["--version"]])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "blockreplica", *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -24,6 +24,7 @@ COMMANDS = {
     "status": "status",
     "verify": "verify",
     "unprotect": "unprotect",
+    "hrl": "hrl",
 }
 
 INTERRUPTED = 130
