@@ -4,6 +4,7 @@
 
 int br_add_kernels(PyObject *module);
 int br_add_hrl(PyObject *module);
+int br_add_tracker(PyObject *module);
 
 /* Parts of br_add_kernels. */
 int br_add_bitmaps(PyObject *module);

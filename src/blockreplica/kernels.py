@@ -9,7 +9,7 @@ checksum kernels: those then come from the twin.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 #: Rows of `read_extents` and `write_extents`.
 EXTENTS = "24-byte rows: file offset u64, length u64, buffer offset u64, little-endian"
@@ -49,6 +49,8 @@ _OTHERS = (
 )
 
 if TYPE_CHECKING:
+    from ._native import Tracker as Tracker
+    from ._native import TrackerFailure as TrackerFailure
     from ._native import bitmap_clear as bitmap_clear
     from ._native import bitmap_count as bitmap_count
     from ._native import bitmap_merge as bitmap_merge
@@ -116,3 +118,12 @@ NATIVE, VARIANT, _functions = _load(
     os.environ.get("BLOCKREPLICA_KERNELS") or "native", os.environ.get("BLOCKREPLICA_CPU")
 )
 globals().update(_functions)
+
+
+def __getattr__(name: str) -> Any:
+    """The tracker, which has no twin: it comes from the C core, whichever kernels serve."""
+    if name not in ("Tracker", "TrackerFailure"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import _native
+
+    return getattr(_native, name)

@@ -1,0 +1,102 @@
+/* Writing a log of version 2.1.
+ *
+ * Everything that a metadata block holds is known when its last entry is reserved, so whoever reserves that
+ * entry gets the finished block with his place, writes it next to his data, and nobody waits for anybody. A
+ * block may so reach the file before data that it describes: the entries' CRCs tell, and only a sealed log is
+ * trusted.
+ */
+#include "log_writer.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "identity.h"
+
+static int put_header(struct br_log *log) {
+    uint8_t bytes[HRL_HEADER_SIZE];
+    hrl_encode_header(&log->header, bytes);
+    return log->file->ops->pwrite(log->file, bytes, sizeof bytes, 0);
+}
+
+int br_log_create(struct br_log *log, struct br_file *file, const uint8_t unique_id[16],
+                  const uint8_t previous_id[16], const uint8_t tracking_id[16], uint64_t limit) {
+    memset(log, 0, sizeof *log);
+    log->file = file;
+    log->limit = limit;
+    hrl_init_header(&log->header, HRL_VERSION_2_1);
+    log->header.timestamp = log->header.modified = hrl_timestamp(br_wall_clock() / 1000000000);
+    memcpy(log->header.unique_id, unique_id, 16);
+    memcpy(log->header.previous_id, previous_id, 16);
+    memcpy(log->header.data_write_guid, tracking_id, 16);
+    hrl_bind(&log->format, &log->header);
+    int error = file->ops->truncate(file, 0);
+    if (error)
+        return error;
+    error = put_header(log);
+    hrl_encode_block(&log->format, log->block, 0, 0, 0);
+    if (!error)
+        error = file->ops->pwrite(file, log->block, HRL_METADATA_SIZE, HRL_HEADER_SIZE);
+    log->last_block = HRL_HEADER_SIZE;
+    log->position = HRL_HEADER_SIZE + HRL_METADATA_SIZE;
+    log->number = 1;
+    return error;
+}
+
+/* Finish the open group with its block at the current position. */
+static void finish_group(struct br_log *log) {
+    hrl_encode_block(&log->format, log->block, log->position - log->last_block, log->number, log->open);
+    log->last_block = log->position;
+    log->position += HRL_METADATA_SIZE;
+    log->entries += log->open;
+    log->number++;
+    log->open = 0;
+}
+
+int br_log_reserve(struct br_log *log, const struct hrl_entry *entry, struct br_place *place) {
+    uint64_t after = log->position + hrl_data_length(entry) + HRL_METADATA_SIZE;
+    if (after > (log->limit ? log->limit : (uint64_t)INT64_MAX))
+        return EFBIG;
+    hrl_encode_entry(entry, hrl_slot(log->block, log->open++));
+    place->data_at = log->position;
+    place->block_at = 0;
+    log->position += hrl_data_length(entry);
+    if (log->open == log->format.room) {
+        place->block_at = log->position;
+        finish_group(log);
+        memcpy(place->block, log->block, HRL_METADATA_SIZE);
+    }
+    return 0;
+}
+
+int br_log_put(struct br_log *log, const struct hrl_entry *entry, const void *data,
+               const struct br_place *place) {
+    int error = 0;
+    if (hrl_data_length(entry))
+        error = log->file->ops->pwrite(log->file, data, entry->length, place->data_at);
+    if (!error && place->block_at)
+        error = log->file->ops->pwrite(log->file, place->block, HRL_METADATA_SIZE, place->block_at);
+    return error;
+}
+
+uint64_t br_log_entries(const struct br_log *log) {
+    return log->entries + log->open;
+}
+
+int br_log_seal(struct br_log *log) {
+    struct br_file *file = log->file;
+    int error = 0;
+    if (log->open) {
+        uint64_t at = log->position;
+        finish_group(log);
+        error = file->ops->pwrite(file, log->block, HRL_METADATA_SIZE, at);
+    }
+    if (!error)
+        error = file->ops->sync(file);
+    if (error)
+        return error;
+    log->header.end = log->header.current_size = log->position;
+    log->header.total_entries = log->entries;
+    log->header.modified = hrl_timestamp(br_wall_clock() / 1000000000);
+    error = put_header(log);
+    return error ? error : file->ops->sync(file);
+}

@@ -1,0 +1,53 @@
+/* The change log of one epoch, written by many threads at once: a place is reserved under the owner's lock,
+ * data is put there outside of it.
+ *
+ * Only br_log_reserve and br_log_totals need the owner's lock. Entries stand in the order of their
+ * reservations, so two writes that hold overlapping range locks one after the other stand in the order in
+ * which they reached the image.
+ */
+#ifndef BR_LOG_WRITER_H
+#define BR_LOG_WRITER_H
+
+#include <stdint.h>
+
+#include "hrl.h"
+#include "ops.h"
+
+struct br_log {
+    struct br_file *file;
+    struct hrl_header header;
+    struct hrl_log format;
+    uint64_t limit;                   /* the log never grows beyond; 0: no limit */
+    uint64_t position;                /* where the next data goes */
+    uint64_t entries;                 /* in finished groups */
+    uint64_t last_block;              /* where the block before the open group stands */
+    uint32_t number;                  /* of the open group's block */
+    uint32_t open;                    /* entries in the open group */
+    uint8_t block[HRL_METADATA_SIZE]; /* of the open group */
+};
+
+/* Where an entry's data goes, and the metadata block that its group's last entry brings along. */
+struct br_place {
+    uint64_t data_at;
+    uint64_t block_at; /* 0: none */
+    uint8_t block[HRL_METADATA_SIZE];
+};
+
+/* Start an empty log in `file`, which is truncated. The log keeps the file, also when this fails. */
+int br_log_create(struct br_log *log, struct br_file *file, const uint8_t unique_id[16],
+                  const uint8_t previous_id[16], const uint8_t tracking_id[16], uint64_t limit);
+
+/* Reserve the entry's place. EFBIG: the log would grow beyond its limit. */
+int br_log_reserve(struct br_log *log, const struct hrl_entry *entry, struct br_place *place);
+
+/* Put data (may be NULL when the entry has none) and block, if any, where `place` says. */
+int br_log_put(struct br_log *log, const struct hrl_entry *entry, const void *data,
+               const struct br_place *place);
+
+/* All entries in it, and the bytes it has. */
+uint64_t br_log_entries(const struct br_log *log);
+
+/* Close the log for good, durably: last block, sync, header with its end, sync. */
+int br_log_seal(struct br_log *log);
+
+#endif

@@ -1,0 +1,201 @@
+/* The real file system's table of operations: plain calls, done whole, repeated after a signal. */
+#include "ops.h"
+
+#include "io.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct posix_file {
+    struct br_file base;
+    int fd;
+};
+
+struct posix_folder {
+    struct br_folder base;
+    int fd;
+};
+
+static int fd_of(struct br_file *file) {
+    return ((struct posix_file *)file)->fd;
+}
+
+static int fd_of_folder(struct br_folder *folder) {
+    return ((struct posix_folder *)folder)->fd;
+}
+
+static int posix_pread(struct br_file *file, void *data, size_t length, uint64_t offset) {
+    size_t got;
+    int error = br_read_at(fd_of(file), data, length, offset, &got);
+    return error || got == length ? error : ENODATA;
+}
+
+static int posix_pwrite(struct br_file *file, const void *data, size_t length, uint64_t offset) {
+    return br_write_at(fd_of(file), data, length, offset);
+}
+
+static int allocate(int fd, int mode, uint64_t offset, uint64_t length) {
+    int result;
+    do
+        result = fallocate(fd, mode, (off_t)offset, (off_t)length);
+    while (result < 0 && errno == EINTR);
+    return result < 0 ? errno : 0;
+}
+
+static int posix_zero(struct br_file *file, uint64_t offset, uint64_t length) {
+    return br_punch_hole(fd_of(file), offset, length);
+}
+
+/* A punched hole reads as zeros, on files and (the kernel sees to it) on block devices. */
+static int posix_discard(struct br_file *file, uint64_t offset, uint64_t length, enum br_discarded *result) {
+    int error = allocate(fd_of(file), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
+    *result = error ? BR_UNTOUCHED : BR_READS_ZERO;
+    return error == EOPNOTSUPP || error == ENOSYS ? 0 : error;
+}
+
+static int posix_sync(struct br_file *file) {
+    return fdatasync(fd_of(file)) < 0 ? errno : 0;
+}
+
+static int posix_size(struct br_file *file, uint64_t *size) {
+    return br_file_size(fd_of(file), size);
+}
+
+static int posix_truncate(struct br_file *file, uint64_t size) {
+    return ftruncate(fd_of(file), (off_t)size) < 0 ? errno : 0;
+}
+
+static int posix_lock(struct br_file *file) {
+    return flock(fd_of(file), LOCK_EX | LOCK_NB) < 0 ? errno : 0;
+}
+
+/* Room is taken first: a store into a hole of a mapped file on a full disk would kill the process. */
+static int posix_map(struct br_file *file, uint64_t length, void **address) {
+    int error = allocate(fd_of(file), 0, 0, length);
+    if (error == EOPNOTSUPP || error == ENOSYS)
+        error = posix_fallocate(fd_of(file), 0, (off_t)length);
+    if (error)
+        return error;
+    *address = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd_of(file), 0);
+    return *address == MAP_FAILED ? errno : 0;
+}
+
+static int posix_fileno(struct br_file *file) {
+    return fd_of(file);
+}
+
+static void posix_close(struct br_file *file) {
+    close(fd_of(file));
+    free(file);
+}
+
+static const struct br_file_ops posix_file_ops = {
+    .pread = posix_pread,
+    .pwrite = posix_pwrite,
+    .zero = posix_zero,
+    .discard = posix_discard,
+    .sync = posix_sync,
+    .size = posix_size,
+    .truncate = posix_truncate,
+    .lock = posix_lock,
+    .map = posix_map,
+    .fileno = posix_fileno,
+    .close = posix_close,
+};
+
+static int posix_open(struct br_folder *folder, const char *name, int flags, struct br_file **file) {
+    int how =
+        O_CLOEXEC | (flags & BR_OPEN_WRITE ? O_RDWR : O_RDONLY) | (flags & BR_OPEN_CREATE ? O_CREAT : 0);
+    int fd = openat(fd_of_folder(folder), name, how, 0666);
+    if (fd < 0)
+        return errno;
+    struct posix_file *opened = malloc(sizeof *opened);
+    if (!opened) {
+        close(fd);
+        return ENOMEM;
+    }
+    *opened = (struct posix_file){.base.ops = &posix_file_ops, .fd = fd};
+    *file = &opened->base;
+    return 0;
+}
+
+static int posix_rename(struct br_folder *folder, const char *from, const char *to) {
+    int fd = fd_of_folder(folder);
+    return renameat(fd, from, fd, to) < 0 ? errno : 0;
+}
+
+static int posix_unlink(struct br_folder *folder, const char *name) {
+    if (unlinkat(fd_of_folder(folder), name, 0) == 0 || errno == ENOENT)
+        return 0;
+    return errno;
+}
+
+static int posix_sync_folder(struct br_folder *folder) {
+    return fsync(fd_of_folder(folder)) < 0 ? errno : 0;
+}
+
+static int posix_list(struct br_folder *folder, void (*each)(void *context, const char *name),
+                      void *context) {
+    int fd = openat(fd_of_folder(folder), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *open = fd < 0 ? NULL : fdopendir(fd);
+    if (!open) {
+        int error = errno;
+        if (fd >= 0)
+            close(fd);
+        return error;
+    }
+    const struct dirent *entry;
+    for (errno = 0; (entry = readdir(open)); errno = 0)
+        each(context, entry->d_name);
+    int error = errno;
+    closedir(open);
+    return error;
+}
+
+static void posix_close_folder(struct br_folder *folder) {
+    close(fd_of_folder(folder));
+    free(folder);
+}
+
+static const struct br_folder_ops posix_folder_ops = {
+    .open = posix_open,
+    .rename = posix_rename,
+    .unlink = posix_unlink,
+    .sync = posix_sync_folder,
+    .list = posix_list,
+    .close = posix_close_folder,
+};
+
+int br_folder_posix(const char *path, struct br_folder **folder) {
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return errno;
+    struct posix_folder *opened = malloc(sizeof *opened);
+    if (!opened) {
+        close(fd);
+        return ENOMEM;
+    }
+    *opened = (struct posix_folder){.base.ops = &posix_folder_ops, .fd = fd};
+    *folder = &opened->base;
+    return 0;
+}
+
+void br_file_close(struct br_file **file) {
+    if (*file)
+        (*file)->ops->close(*file);
+    *file = NULL;
+}
+
+void br_folder_close(struct br_folder **folder) {
+    if (*folder)
+        (*folder)->ops->close(*folder);
+    *folder = NULL;
+}

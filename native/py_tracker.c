@@ -1,0 +1,399 @@
+/* The tracker for Python: the type _native.Tracker.
+ *
+ * The GIL is let go around every call of the tracker, always: its Python-made files take the GIL while they
+ * hold the tracker's locks. Calls are counted, so that close waits for those under way.
+ */
+#include "py_args.h"
+
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+
+#include "py_ops.h"
+#include "py_module.h"
+#include "tracker.h"
+
+struct tracker_object {
+    PyObject_HEAD struct br_tracker *tracker; /* NULL: closed */
+    Py_ssize_t active;                        /* calls under way; under the GIL */
+};
+
+static const char *const kinds[] = {"call", "busy", "newer"};
+static const char *const conditions[] = {"tracking", "bitmap only", "whole image", "critical"};
+
+/* TrackerFailure(kind, errno, name, doing, number) */
+static PyObject *raise_failure(PyObject *type, const struct br_failure *failure) {
+    PyObject *module = PyType_GetModule((PyTypeObject *)type);
+    PyObject *exception = module ? PyObject_GetAttrString(module, "TrackerFailure") : NULL;
+    PyObject *name = PyUnicode_DecodeFSDefault(failure->name);
+    PyObject *arguments = name ? Py_BuildValue("(siOsK)", kinds[failure->kind], failure->error, name,
+                                               failure->doing, (unsigned long long)failure->number)
+                               : NULL;
+    if (exception && arguments)
+        PyErr_SetObject(exception, arguments);
+    Py_XDECREF(exception);
+    Py_XDECREF(name);
+    Py_XDECREF(arguments);
+    return NULL;
+}
+
+/* The tracker, its call counted; or NULL with an exception set. */
+static struct br_tracker *enter(PyObject *self) {
+    struct tracker_object *object = (struct tracker_object *)self;
+    if (!object->tracker) {
+        PyErr_SetString(PyExc_ValueError, "the image is closed");
+        return NULL;
+    }
+    object->active++;
+    return object->tracker;
+}
+
+static void leave(PyObject *self) {
+    ((struct tracker_object *)self)->active--;
+}
+
+static PyObject *cut_tuple(const struct br_cut *cut) {
+    return Py_BuildValue("(y#KKy#L)", (const char *)cut->tracking_id, (Py_ssize_t)16,
+                         (unsigned long long)cut->epoch, (unsigned long long)cut->size,
+                         (const char *)cut->chain, (Py_ssize_t)16, (long long)cut->time_ns);
+}
+
+/* A folder as the caller asked for it: `files` None means the real system. */
+static int make_folder(PyObject *path, PyObject *files, struct br_folder **folder) {
+    PyObject *bytes = NULL;
+    if (files != Py_None)
+        return br_folder_python(files, path, folder);
+    if (!PyUnicode_FSConverter(path, &bytes))
+        return -1;
+    int error = br_folder_posix(PyBytes_AsString(bytes), folder);
+    Py_DECREF(bytes);
+    return error;
+}
+
+struct opening {
+    PyObject *folder, *name, *files, *boot;
+    struct br_options options;
+};
+
+static int take_opening(PyObject *args, PyObject *keywords, struct opening *opening) {
+    static char *names[] = {"folder", "name", "files", "log_limit", "settle_only", "boot_id", NULL};
+    unsigned long long limit = 0;
+    int settle_only = 0;
+    *opening = (struct opening){.files = Py_None, .boot = Py_None};
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|$OKpO", names, &opening->folder, &opening->name,
+                                     &opening->files, &limit, &settle_only, &opening->boot))
+        return -1;
+    if (opening->boot != Py_None && (!PyBytes_Check(opening->boot) || PyBytes_Size(opening->boot) != 16)) {
+        PyErr_SetString(PyExc_ValueError, "boot_id must be 16 bytes");
+        return -1;
+    }
+    opening->options = (struct br_options){
+        .log_limit = limit,
+        .settle_only = settle_only,
+        .boot_id = opening->boot == Py_None ? NULL : (const uint8_t *)PyBytes_AsString(opening->boot),
+    };
+    return 0;
+}
+
+static PyObject *open_with(PyTypeObject *type, struct opening *opening, const char *name) {
+    struct br_failure failure;
+    struct br_folder *folder = NULL;
+    struct br_tracker *tracker = NULL;
+    int error = make_folder(opening->folder, opening->files, &folder);
+    if (error < 0)
+        return NULL;
+    if (error) {
+        failure = (struct br_failure){.kind = BR_FAILED_CALL, .error = error, .doing = "opening the folder"};
+        return raise_failure((PyObject *)type, &failure);
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    error = br_tracker_open(folder, name, &opening->options, &tracker, &failure);
+    Py_END_ALLOW_THREADS;
+    if (error)
+        return raise_failure((PyObject *)type, &failure);
+    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    PyObject *self = allocate(type, 0);
+    if (self)
+        ((struct tracker_object *)self)->tracker = tracker;
+    else if (tracker)
+        br_tracker_drop(tracker);
+    return self;
+}
+
+static PyObject *tracker_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+    struct opening opening;
+    PyObject *name = NULL;
+    if (take_opening(args, keywords, &opening) < 0 || !PyUnicode_FSConverter(opening.name, &name))
+        return NULL;
+    PyObject *self = open_with(type, &opening, PyBytes_AsString(name));
+    Py_DECREF(name);
+    return self;
+}
+
+static PyObject *tracker_pread(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    static const struct br_parameter parameters[] = {OFFSET(length), OFFSET(offset), {0}};
+    struct br_arguments taken;
+    if (br_take(&taken, "pread", parameters, args, count, names) < 0)
+        return NULL;
+    struct br_tracker *tracker = enter(self);
+    if (!tracker)
+        return NULL;
+    uint64_t length = taken.number[0], offset = taken.number[1], size = br_tracker_size(tracker);
+    int error = offset <= size && length <= size - offset ? 0 : ERANGE;
+    PyObject *data = error ? NULL : PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
+    if (data) {
+        char *bytes = PyBytes_AsString(data);
+        Py_BEGIN_ALLOW_THREADS;
+        error = br_tracker_pread(tracker, bytes, length, offset);
+        Py_END_ALLOW_THREADS;
+    }
+    leave(self);
+    if (!error)
+        return data;
+    Py_XDECREF(data);
+    return br_finish_none(&taken, error);
+}
+
+static PyObject *tracker_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    static const struct br_parameter parameters[] = {READ(data), OFFSET(offset), {0}};
+    struct br_arguments taken;
+    if (br_take(&taken, "pwrite", parameters, args, count, names) < 0)
+        return NULL;
+    struct br_tracker *tracker = enter(self);
+    if (!tracker) {
+        br_release(&taken);
+        return NULL;
+    }
+    int error;
+    Py_BEGIN_ALLOW_THREADS;
+    error = br_tracker_pwrite(tracker, br_bytes(&taken, 0), br_length(&taken, 0), taken.number[1]);
+    Py_END_ALLOW_THREADS;
+    leave(self);
+    return br_finish_none(&taken, error);
+}
+
+typedef int extent_fn(struct br_tracker *tracker, uint64_t offset, uint64_t length);
+
+static PyObject *call_extent(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names,
+                             const char *function, extent_fn *call) {
+    static const struct br_parameter parameters[] = {OFFSET(offset), OFFSET(length), {0}};
+    struct br_arguments taken;
+    if (br_take(&taken, function, parameters, args, count, names) < 0)
+        return NULL;
+    struct br_tracker *tracker = enter(self);
+    if (!tracker)
+        return NULL;
+    int error;
+    Py_BEGIN_ALLOW_THREADS;
+    error = call(tracker, taken.number[0], taken.number[1]);
+    Py_END_ALLOW_THREADS;
+    leave(self);
+    return br_finish_none(&taken, error);
+}
+
+static PyObject *tracker_zero(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    return call_extent(self, args, count, names, "zero", br_tracker_zero);
+}
+
+static PyObject *tracker_discard(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    return call_extent(self, args, count, names, "discard", br_tracker_discard);
+}
+
+static PyObject *tracker_flush(PyObject *self, PyObject *Py_UNUSED(none)) {
+    struct br_arguments taken = {.function = "flush"};
+    struct br_tracker *tracker = enter(self);
+    if (!tracker)
+        return NULL;
+    int error;
+    Py_BEGIN_ALLOW_THREADS;
+    error = br_tracker_flush(tracker);
+    Py_END_ALLOW_THREADS;
+    leave(self);
+    return br_finish_none(&taken, error);
+}
+
+static PyObject *tracker_resize(PyObject *self, PyObject *size) {
+    struct br_failure failure;
+    unsigned long long bytes = PyLong_AsUnsignedLongLong(size);
+    struct br_tracker *tracker = PyErr_Occurred() ? NULL : enter(self);
+    if (!tracker)
+        return NULL;
+    int error;
+    Py_BEGIN_ALLOW_THREADS;
+    error = br_tracker_resize(tracker, bytes, &failure);
+    Py_END_ALLOW_THREADS;
+    leave(self);
+    if (error)
+        return raise_failure((PyObject *)Py_TYPE(self), &failure);
+    Py_RETURN_NONE;
+}
+
+static PyObject *tracker_prepare(PyObject *self, PyObject *word) {
+    struct br_failure failure;
+    PyObject *path = NULL;
+    if (word != Py_None && !PyUnicode_FSConverter(word, &path))
+        return NULL;
+    struct br_tracker *tracker = enter(self);
+    int error = 0;
+    if (tracker) {
+        const char *name = path ? PyBytes_AsString(path) : NULL;
+        Py_BEGIN_ALLOW_THREADS;
+        error = br_tracker_prepare(tracker, name, &failure);
+        Py_END_ALLOW_THREADS;
+        leave(self);
+    }
+    Py_XDECREF(path);
+    if (!tracker)
+        return NULL;
+    if (error)
+        return raise_failure((PyObject *)Py_TYPE(self), &failure);
+    Py_RETURN_NONE;
+}
+
+typedef int cut_fn(struct br_tracker *tracker, struct br_cut *cut, struct br_failure *failure);
+
+static PyObject *call_cut(PyObject *self, cut_fn *call) {
+    struct br_failure failure;
+    struct br_cut cut;
+    struct br_tracker *tracker = enter(self);
+    if (!tracker)
+        return NULL;
+    int error;
+    Py_BEGIN_ALLOW_THREADS;
+    error = call(tracker, &cut, &failure);
+    Py_END_ALLOW_THREADS;
+    leave(self);
+    return error ? raise_failure((PyObject *)Py_TYPE(self), &failure) : cut_tuple(&cut);
+}
+
+static PyObject *tracker_cut(PyObject *self, PyObject *Py_UNUSED(none)) {
+    return call_cut(self, br_tracker_cut);
+}
+
+static PyObject *tracker_finish(PyObject *self, PyObject *Py_UNUSED(none)) {
+    return call_cut(self, br_tracker_finish);
+}
+
+static PyObject *tracker_size(PyObject *self, PyObject *Py_UNUSED(none)) {
+    struct br_tracker *tracker = enter(self);
+    if (!tracker)
+        return NULL;
+    leave(self);
+    return PyLong_FromUnsignedLongLong(br_tracker_size(tracker));
+}
+
+static PyObject *tracker_status(PyObject *self, PyObject *Py_UNUSED(none)) {
+    struct br_status status;
+    struct br_tracker *tracker = enter(self);
+    if (!tracker)
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    br_tracker_status(tracker, &status);
+    Py_END_ALLOW_THREADS;
+    leave(self);
+    return Py_BuildValue(
+        "{s:s,s:i,s:K,s:K,s:K,s:K,s:K,s:L,s:y#,s:O}", "condition", conditions[status.condition], "log_error",
+        status.log_error, "epoch", (unsigned long long)status.epoch, "size", (unsigned long long)status.size,
+        "log_size", (unsigned long long)status.log_size, "dirty", (unsigned long long)status.dirty, "writes",
+        (unsigned long long)status.writes, "last_cut_ns", (long long)status.last.time_ns, "tracking_id",
+        (const char *)status.last.tracking_id, (Py_ssize_t)16, "restarted",
+        status.restarted ? Py_True : Py_False);
+}
+
+/* Take the tracker away from new calls and wait for those under way; NULL: it is gone already. */
+static struct br_tracker *retire(PyObject *self) {
+    const struct timespec pause = {.tv_nsec = 500000};
+    struct tracker_object *object = (struct tracker_object *)self;
+    struct br_tracker *tracker = object->tracker;
+    object->tracker = NULL;
+    while (tracker && object->active) {
+        Py_BEGIN_ALLOW_THREADS;
+        nanosleep(&pause, NULL);
+        Py_END_ALLOW_THREADS;
+    }
+    return tracker;
+}
+
+static PyObject *tracker_close(PyObject *self, PyObject *Py_UNUSED(none)) {
+    struct br_failure failure;
+    struct br_tracker *tracker = retire(self);
+    int error = 0;
+    if (tracker) {
+        Py_BEGIN_ALLOW_THREADS;
+        error = br_tracker_close(tracker, &failure);
+        Py_END_ALLOW_THREADS;
+    }
+    if (error)
+        return raise_failure((PyObject *)Py_TYPE(self), &failure);
+    Py_RETURN_NONE;
+}
+
+static PyObject *tracker_drop(PyObject *self, PyObject *Py_UNUSED(none)) {
+    struct br_tracker *tracker = retire(self);
+    if (tracker) {
+        Py_BEGIN_ALLOW_THREADS;
+        br_tracker_drop(tracker);
+        Py_END_ALLOW_THREADS;
+    }
+    Py_RETURN_NONE;
+}
+
+static void tracker_dealloc(PyObject *self) {
+    struct tracker_object *object = (struct tracker_object *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    if (object->tracker)
+        br_tracker_drop(object->tracker);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    release(self);
+    Py_DECREF(type);
+}
+
+#define PLAIN(name, text)                                                                                    \
+    { #name, tracker_##name, METH_NOARGS, PyDoc_STR(text) }
+#define FAST(name, text)                                                                                     \
+    { #name, (PyCFunction)(void (*)(void))tracker_##name, METH_FASTCALL | METH_KEYWORDS, PyDoc_STR(text) }
+
+static PyMethodDef methods[] = {
+    FAST(pread, "pread(length, offset) -> bytes"),
+    FAST(pwrite, "pwrite(data, offset)"),
+    FAST(zero, "zero(offset, length)"),
+    FAST(discard, "discard(offset, length)"),
+    PLAIN(flush, "All writes answered before are durable."),
+    {"resize", tracker_resize, METH_O, PyDoc_STR("resize(size): end the epoch, change the size.")},
+    {"prepare", tracker_prepare, METH_O,
+     PyDoc_STR("prepare(word): get ready to be cut by file `word`, or None.")},
+    PLAIN(finish, "End the epoch that the word cut: (tracking id, epoch, size, chain, time in ns)."),
+    PLAIN(cut, "Cut now; returns as finish does."),
+    PLAIN(size, "Bytes in the image."),
+    PLAIN(status, "How the tracker is, as a dict."),
+    PLAIN(close, "Close in order; a second call does nothing."),
+    PLAIN(drop, "Let go as the death of the process would."),
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, (void *)PyDoc_STR("Tracker(folder, name, *, files=None, log_limit=0, settle_only=False, "
+                                  "boot_id=None): see native/tracker.h.")},
+    {Py_tp_new, (void *)tracker_new},
+    {Py_tp_dealloc, (void *)tracker_dealloc},
+    {Py_tp_methods, methods},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "blockreplica._native.Tracker",
+    .basicsize = sizeof(struct tracker_object),
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = slots,
+};
+
+int br_add_tracker(PyObject *module) {
+    PyObject *type = PyType_FromModuleAndSpec(module, &spec, NULL);
+    PyObject *failure = PyErr_NewException("blockreplica._native.TrackerFailure", NULL, NULL);
+    int result = type && failure ? PyModule_AddObjectRef(module, "Tracker", type) : -1;
+    if (result == 0)
+        result = PyModule_AddObjectRef(module, "TrackerFailure", failure);
+    Py_XDECREF(type);
+    Py_XDECREF(failure);
+    return result;
+}

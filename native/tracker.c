@@ -1,0 +1,134 @@
+/* What a tracker does besides writing and cutting: reading, flushing, resizing, telling how it is. */
+#include "tracker_parts.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+void br_name(const struct br_tracker *tracker, const char *suffix, char name[BR_NAME]) {
+    snprintf(name, BR_NAME, "%s%s", tracker->name, suffix);
+}
+
+void br_epoch_name(const struct br_tracker *tracker, uint64_t epoch, const char *suffix, char name[BR_NAME]) {
+    snprintf(name, BR_NAME, "%s.%06llu%s", tracker->name, (unsigned long long)epoch, suffix);
+}
+
+int br_fail(struct br_failure *failure, int error, const char *name, const char *doing) {
+    *failure = (struct br_failure){.kind = BR_FAILED_CALL, .error = error, .doing = doing};
+    snprintf(failure->name, sizeof failure->name, "%s", name);
+    return error;
+}
+
+int br_tracker_pread(struct br_tracker *tracker, void *data, size_t length, uint64_t offset) {
+    uint64_t size = tracker->size;
+    if (offset > size || length > size - offset)
+        return ERANGE;
+    return length ? tracker->image->ops->pread(tracker->image, data, length, offset) : 0;
+}
+
+/* After power is lost, the state as it was made durable at open says all: the whole image is suspect. So
+ * nothing but the image needs a sync here. */
+int br_tracker_flush(struct br_tracker *tracker) {
+    if (tracker->image_failed)
+        return EIO;
+    int error = tracker->image->ops->sync(tracker->image);
+    if (!error)
+        return tracker->image_failed ? EIO
+                                     : 0; /* another thread's flush may have got the error of our writes */
+    pthread_mutex_lock(&tracker->saving);
+    tracker->image_failed = true;
+    if (br_save_state(tracker) != 0)
+        tracker->critical = true;
+    pthread_mutex_unlock(&tracker->saving);
+    return error;
+}
+
+/* The image ends early: what it loses was its last change there. */
+static int shrink(struct br_tracker *tracker, uint64_t from, uint64_t to) {
+    struct br_epoch *epoch = br_epoch_enter(tracker, to, from - to);
+    br_log_zero(tracker, epoch, to, from - to);
+    int error = tracker->image->ops->truncate(tracker->image, to);
+    if (error)
+        br_log_content(tracker, epoch, to, from - to);
+    br_epoch_leave(tracker, epoch);
+    return error;
+}
+
+static int record_size(struct br_tracker *tracker, uint64_t size) {
+    struct br_state *state = &tracker->tracking.state;
+    pthread_mutex_lock(&tracker->saving);
+    state->size = size;
+    state->covered = size > state->covered ? size : state->covered;
+    int error = br_save_state(tracker);
+    pthread_mutex_unlock(&tracker->saving);
+    return error;
+}
+
+static int grow(struct br_tracker *tracker, uint64_t to) {
+    pthread_mutex_lock(&tracker->saving);
+    pthread_mutex_lock(&tracker->mutex);
+    br_stamp(tracker, br_stamp_clock());
+    uint64_t covered = tracker->tracking.state.covered;
+    int error = br_tracking_cover(&tracker->tracking, to > covered ? to : covered);
+    pthread_mutex_unlock(&tracker->mutex);
+    pthread_mutex_unlock(&tracker->saving);
+    return error ? error : tracker->image->ops->truncate(tracker->image, to);
+}
+
+/* Under cutting and the range of the whole image. */
+static int resize(struct br_tracker *tracker, uint64_t size, struct br_failure *failure) {
+    uint64_t before = tracker->size;
+    int error = br_cut_now(tracker, failure);
+    if (error)
+        return error;
+    error = size < before ? shrink(tracker, before, size) : grow(tracker, size);
+    if (error)
+        return br_fail(failure, error, tracker->name, "resizing the image");
+    tracker->size = size;
+    tracker->epochs[tracker->current].resized = true;
+    error = record_size(tracker, size);
+    return error ? br_fail(failure, error, tracker->name, "recording the new size") : 0;
+}
+
+int br_tracker_resize(struct br_tracker *tracker, uint64_t size, struct br_failure *failure) {
+    struct br_range whole;
+    if (size > INT64_MAX)
+        return br_fail(failure, EFBIG, tracker->name, "resizing the image");
+    pthread_mutex_lock(&tracker->cutting);
+    br_range_lock(&tracker->ranges, &whole, 0, UINT64_MAX);
+    int error = size == tracker->size ? 0 : resize(tracker, size, failure);
+    br_range_unlock(&tracker->ranges, &whole);
+    pthread_mutex_unlock(&tracker->cutting);
+    return error;
+}
+
+uint64_t br_tracker_size(struct br_tracker *tracker) {
+    return tracker->size;
+}
+
+static enum br_condition condition(const struct br_tracker *tracker, const struct br_epoch *epoch) {
+    if (tracker->critical)
+        return BR_CRITICAL;
+    if (tracker->image_failed)
+        return BR_WHOLE_IMAGE;
+    return epoch->log_error ? BR_BITMAP_ONLY : BR_TRACKING;
+}
+
+void br_tracker_status(struct br_tracker *tracker, struct br_status *status) {
+    pthread_mutex_lock(&tracker->saving);
+    br_last_cut(tracker, &status->last);
+    pthread_mutex_unlock(&tracker->saving);
+    pthread_mutex_lock(&tracker->mutex);
+    br_epoch_look(tracker);
+    const struct br_epoch *epoch = &tracker->epochs[tracker->current];
+    status->condition = condition(tracker, epoch);
+    status->log_error = epoch->log_error;
+    status->epoch = epoch->number;
+    status->size = tracker->size;
+    status->log_size = epoch->log_error ? 0 : epoch->log.position;
+    uint64_t dirty = tracker->tracking.marked[tracker->current] * BR_GRANULE;
+    status->dirty = dirty < status->size ? dirty : status->size;
+    status->writes = tracker->writes;
+    status->restarted = tracker->restarted;
+    pthread_mutex_unlock(&tracker->mutex);
+}

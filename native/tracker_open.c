@@ -1,0 +1,345 @@
+/* Opening and closing: deciding what may have happened to the image while nobody tracked it.
+ *
+ *     closed in order, identity as recorded    nothing happened; the next epoch's log continues the chain
+ *     closed in order, another identity        somebody changed it: that epoch ends with no artifacts
+ *     died, in this boot, identity provable    the epoch ends with what both slots say, and without a log
+ *     died otherwise                           the epoch ends with no artifacts
+ *     tracking file missing or damaged         a new tracking UUID
+ *
+ * Provable: size, inode and its generation are the recorded ones, and the image's times fit the stamps:
+ * nobody wrote it before the last stamp's own look at it, nor later than a second after that stamp.
+ */
+#include "tracker_parts.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const int64_t second_ns = 1000000000;
+static const uint8_t no_boot[16];
+
+/* How the epoch that the state names ended. */
+enum verdict { GOES_ON, ENDS_DIRTY, ENDS_SUSPECT };
+
+static bool fits_stamps(const struct br_tracking *tracking, const struct br_identity *now) {
+    const struct br_state *state = &tracking->state;
+    struct br_stamps stamps = br_tracking_stamps(tracking);
+    int64_t latest = stamps.clock_ns + second_ns;
+    return stamps.session == state->session && now->size == state->size &&
+           now->inode == state->identity.inode && now->generation == state->identity.generation &&
+           now->mtime_ns >= stamps.mtime_ns && now->mtime_ns <= latest && now->ctime_ns <= latest;
+}
+
+static enum verdict judge(const struct br_tracking *tracking, const struct br_identity *now, bool known,
+                          const uint8_t boot[16]) {
+    const struct br_state *state = &tracking->state;
+    if (!known || state->suspect)
+        return ENDS_SUSPECT;
+    if (state->clean)
+        return br_identity_equal(now, &state->identity) ? GOES_ON : ENDS_SUSPECT;
+    if (memcmp(boot, no_boot, 16) == 0 || memcmp(boot, state->boot, 16) != 0)
+        return ENDS_SUSPECT;
+    return fits_stamps(tracking, now) ? ENDS_DIRTY : ENDS_SUSPECT;
+}
+
+/* The epoch number in "vm.img.000017.hrl" or ".dirty" (also ".new"), or 0. */
+static uint64_t epoch_in(const char *name, const char *image) {
+    size_t length = strlen(image);
+    if (strncmp(name, image, length) != 0 || name[length] != '.')
+        return 0;
+    char *end;
+    const char *digits = name + length + 1;
+    if (*digits < '0' || *digits > '9')
+        return 0;
+    unsigned long long epoch = strtoull(digits, &end, 10);
+    bool ours = strcmp(end, ".hrl") == 0 || strcmp(end, ".dirty") == 0;
+    return ours && end - digits >= 6 && epoch < INT64_MAX / 2 ? epoch : 0;
+}
+
+struct latest {
+    const char *image;
+    uint64_t epoch;
+};
+
+static void look_for_latest(void *context, const char *name) {
+    struct latest *latest = context;
+    uint64_t epoch = epoch_in(name, latest->image);
+    latest->epoch = epoch > latest->epoch ? epoch : latest->epoch;
+}
+
+/* A new tracking UUID. Epochs go on above whatever earlier files stand there, so that none is taken for ours.
+ */
+static int start_anew(struct br_tracker *tracker) {
+    struct latest latest = {tracker->name, 0};
+    struct br_state *state = &tracker->tracking.state;
+    int error = tracker->folder->ops->list(tracker->folder, look_for_latest, &latest);
+    memset(state, 0, sizeof *state);
+    state->epoch = latest.epoch + 1;
+    state->size = tracker->size;
+    state->cut_ns = br_wall_clock();
+    if (!error)
+        error = br_random_uuid(state->tracking_id);
+    return error ? error : br_random_uuid(state->chain);
+}
+
+/* End the epoch that the state names, in memory; artifacts are on disk then. */
+static int end_interrupted(struct br_tracker *tracker, enum verdict verdict) {
+    struct br_tracking *tracking = &tracker->tracking;
+    struct br_folder *folder = tracker->folder;
+    char log[BR_NAME], dirty[BR_NAME];
+    uint8_t id[16];
+    int error = br_random_uuid(id);
+    if (error)
+        return error;
+    br_epoch_name(tracker, tracking->state.epoch, ".hrl", log);
+    br_epoch_name(tracker, tracking->state.epoch, ".dirty", dirty);
+    error = folder->ops->unlink(folder, log); /* a cut that was not recorded had got this far */
+    if (!error && verdict == ENDS_DIRTY) {
+        error = br_tracking_merge(tracking, 0, 1);
+        if (!error)
+            error = br_dirty_save(folder, dirty, tracking, 0, id);
+    }
+    if (error ||
+        verdict == ENDS_SUSPECT) /* without its bitmap the whole image is suspect, which is no error */
+        error = folder->ops->unlink(folder, dirty);
+    if (!error)
+        error = folder->ops->sync(folder);
+    memcpy(tracking->state.chain, id, 16);
+    tracking->state.epoch++;
+    tracking->state.size = tracker->size;
+    tracking->state.cut_ns = br_wall_clock();
+    return error;
+}
+
+static void remove_open_logs(struct br_tracker *tracker) {
+    char name[BR_NAME];
+    br_name(tracker, ".hrl", name);
+    tracker->folder->ops->unlink(tracker->folder, name);
+    br_name(tracker, ".hrl.next", name);
+    tracker->folder->ops->unlink(tracker->folder, name);
+}
+
+/* Make the state durable as one that is being written, then forget the bits of what ended. */
+static int record_open(struct br_tracker *tracker, const struct br_identity *now, const uint8_t boot[16]) {
+    struct br_tracking *tracking = &tracker->tracking;
+    struct br_state *state = &tracking->state;
+    uint8_t random[16];
+    int error = br_random_uuid(random);
+    if (error)
+        return error;
+    memcpy(&tracker->session, random, sizeof tracker->session);
+    /* The new session's stamps first: with the old state they mean "not provable". */
+    tracker->stamped_ns = br_stamp_clock();
+    error = br_tracking_stamp(tracking, (struct br_stamps){tracker->session, br_wall_clock(), now->mtime_ns});
+    if (error)
+        return error;
+    memcpy(state->boot, boot, 16);
+    state->session = tracker->session;
+    state->identity = *now;
+    state->clean = false;
+    state->pid = (uint32_t)getpid();
+    return br_save_state(tracker);
+}
+
+/* The same as one that is closed in order. An image without identity is never provable, so it stays unclean.
+ */
+static int record_closed(struct br_tracker *tracker) {
+    struct br_state *state = &tracker->tracking.state;
+    struct br_file *image = tracker->image;
+    if (tracker->image_failed)
+        return EIO;
+    int error = br_identity_settled(image->ops->fileno(image), &state->identity);
+    if (error)
+        return error == ENOTSUP ? 0 : error;
+    state->clean = true;
+    state->pid = 0;
+    return br_save_state(tracker);
+}
+
+/* Settle without tracking: the image's sync stands before the record of its identity. */
+static int settle(struct br_tracker *tracker) {
+    int error = br_tracker_flush(tracker);
+    return error ? error : record_closed(tracker);
+}
+
+static int clear_slots(struct br_tracker *tracker) {
+    int error = br_tracking_clear(&tracker->tracking, 0);
+    if (!error)
+        error = br_tracking_clear(&tracker->tracking, 1);
+    return error ? error : br_tracking_cover(&tracker->tracking, tracker->size);
+}
+
+/* Bring the state from what was found to what is now. */
+static int take_over(struct br_tracker *tracker, enum br_loaded loaded, const struct br_options *options) {
+    struct br_tracking *tracking = &tracker->tracking;
+    struct br_identity now = {0};
+    uint8_t boot[16];
+    br_boot_id(boot);
+    if (options->boot_id)
+        memcpy(boot, options->boot_id, 16);
+    bool known = br_identity_of(tracker->image->ops->fileno(tracker->image), &now) == 0;
+    int error = loaded == BR_LOADED ? 0 : start_anew(tracker);
+    if (!error)
+        error = br_tracking_cover(tracking, loaded == BR_LOADED ? tracking->state.covered : tracker->size);
+    if (error)
+        return error;
+    enum verdict verdict = loaded == BR_LOADED ? judge(tracking, &now, known, boot) : GOES_ON;
+    if (verdict != GOES_ON)
+        error = end_interrupted(tracker, verdict);
+    if (!error)
+        remove_open_logs(tracker);
+    if (!error && tracker->size > tracking->state.covered)
+        error = br_tracking_cover(tracking, tracker->size);
+    tracking->state.covered = tracker->size;
+    if (!error)
+        error = options->settle_only ? settle(tracker) : record_open(tracker, &now, boot);
+    return error ? error : clear_slots(tracker);
+}
+
+static int lock_tracking(struct br_tracker *tracker, const char *name, struct br_failure *failure) {
+    struct br_tracking *tracking = &tracker->tracking;
+    enum br_loaded loaded;
+    uint32_t version;
+    int error = tracking->file->ops->lock(tracking->file);
+    if (!error)
+        return 0;
+    br_fail(failure, error, name, "locking the tracking file");
+    if (error == EWOULDBLOCK) {
+        failure->kind = BR_FAILED_BUSY;
+        if (br_tracking_load(tracking, &loaded, &version) == 0 && loaded == BR_LOADED)
+            failure->number = tracking->state.pid;
+    }
+    return error;
+}
+
+static int lock_image(struct br_tracker *tracker, struct br_failure *failure) {
+    int fd = tracker->image->ops->fileno(tracker->image);
+    int error = fd < 0 ? 0 : br_image_lock(fd);
+    if (!error)
+        return 0;
+    br_fail(failure, error, tracker->name, "locking the image");
+    if (error == EWOULDBLOCK)
+        failure->kind = BR_FAILED_BUSY;
+    return error;
+}
+
+static int open_files(struct br_tracker *tracker, const struct br_options *options, const char *tracking,
+                      struct br_failure *failure) {
+    struct br_folder *folder = tracker->folder;
+    uint64_t size;
+    int write = options->settle_only ? 0 : BR_OPEN_WRITE;
+    int error = folder->ops->open(folder, tracker->name, write, &tracker->image);
+    if (error)
+        return br_fail(failure, error, tracker->name, "opening the image");
+    error = tracker->image->ops->size(tracker->image, &size);
+    if (error)
+        return br_fail(failure, error, tracker->name, "measuring the image");
+    tracker->size = size;
+    error = folder->ops->open(folder, tracking, BR_OPEN_WRITE | BR_OPEN_CREATE, &tracker->tracking.file);
+    if (error)
+        return br_fail(failure, error, tracking, "opening the tracking file");
+    error = lock_tracking(tracker, tracking, failure);
+    return error || options->settle_only ? error : lock_image(tracker, failure);
+}
+
+static int open_tracker(struct br_tracker *tracker, const struct br_options *options,
+                        struct br_failure *failure) {
+    char name[BR_NAME];
+    enum br_loaded loaded;
+    uint32_t version;
+    br_name(tracker, ".tracking", name);
+    int error = open_files(tracker, options, name, failure);
+    if (error)
+        return error;
+    error = br_tracking_load(&tracker->tracking, &loaded, &version);
+    if (!error && loaded == BR_NEWER) {
+        br_fail(failure, EPROTONOSUPPORT, name, "reading the tracking file");
+        failure->kind = BR_FAILED_NEWER;
+        failure->number = version;
+        return EPROTONOSUPPORT;
+    }
+    tracker->restarted = loaded == BR_DAMAGED;
+    if (!error)
+        error = take_over(tracker, loaded, options);
+    if (!error)
+        error = tracker->folder->ops->sync(tracker->folder);
+    if (error)
+        return br_fail(failure, error, name, "recording that the image is tracked");
+    const struct br_state *state = &tracker->tracking.state;
+    tracker->current = state->slot;
+    if (options->settle_only)
+        return 0;
+    error = br_epoch_begin(tracker, state->slot, state->epoch, state->chain, ".hrl");
+    return error ? br_fail(failure, error, tracker->name, "beginning an epoch") : 0;
+}
+
+int br_tracker_open(struct br_folder *folder, const char *name, const struct br_options *options,
+                    struct br_tracker **opened, struct br_failure *failure) {
+    struct br_tracker *tracker = calloc(1, sizeof *tracker);
+    if (!tracker || strlen(name) >= sizeof tracker->name) {
+        free(tracker);
+        br_folder_close(&folder);
+        return br_fail(failure, tracker ? ENAMETOOLONG : ENOMEM, name, "opening the image");
+    }
+    tracker->folder = folder;
+    snprintf(tracker->name, sizeof tracker->name, "%s", name);
+    tracker->log_limit = options->log_limit;
+    br_ranges_init(&tracker->ranges);
+    pthread_mutex_init(&tracker->cutting, NULL);
+    pthread_mutex_init(&tracker->saving, NULL);
+    pthread_mutex_init(&tracker->mutex, NULL);
+    pthread_cond_init(&tracker->drained, NULL);
+    int error = open_tracker(tracker, options, failure);
+    if (!error && !options->settle_only) {
+        *opened = tracker;
+        return 0;
+    }
+    br_tracker_drop(tracker);
+    *opened = NULL;
+    return error;
+}
+
+/* Leave nothing open behind the last epoch; one in which nothing was written goes on at the next open. */
+static int end_last_epoch(struct br_tracker *tracker, struct br_failure *failure) {
+    bool ended;
+    int error = br_settle_cut(tracker, &ended, failure);
+    if (error)
+        return error;
+    struct br_epoch *epoch = &tracker->epochs[tracker->current];
+    epoch->ended_ns = br_wall_clock();
+    if (tracker->tracking.marked[tracker->current] || epoch->resized || tracker->image_failed)
+        return br_epoch_end(tracker, tracker->current, true, failure);
+    br_file_close(&epoch->log.file);
+    remove_open_logs(tracker);
+    return 0;
+}
+
+int br_tracker_close(struct br_tracker *tracker, struct br_failure *failure) {
+    pthread_mutex_lock(&tracker->cutting);
+    br_tracker_flush(tracker); /* before the epoch ends: whether its artifacts may be trusted hangs on it */
+    int error = end_last_epoch(tracker, failure);
+    if (!error) {
+        error = record_closed(tracker);
+        if (error)
+            br_fail(failure, error, tracker->name, "closing the image");
+    }
+    pthread_mutex_unlock(&tracker->cutting);
+    br_tracker_drop(tracker);
+    return error;
+}
+
+void br_tracker_drop(struct br_tracker *tracker) {
+    for (int slot = 0; slot < 2; slot++)
+        br_file_close(&tracker->epochs[slot].log.file);
+    br_tracking_close(&tracker->tracking);
+    br_file_close(&tracker->image);
+    br_folder_close(&tracker->folder);
+    pthread_cond_destroy(&tracker->drained);
+    pthread_mutex_destroy(&tracker->mutex);
+    pthread_mutex_destroy(&tracker->saving);
+    pthread_mutex_destroy(&tracker->cutting);
+    br_ranges_destroy(&tracker->ranges);
+    free(tracker);
+}

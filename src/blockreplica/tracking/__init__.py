@@ -1,0 +1,19 @@
+"""What has changed: images whose writes are recorded as they happen, and how others ask for it."""
+
+from __future__ import annotations
+
+from .group import cut_together
+from .image import TrackedImage, track
+from .source import ImageSource
+from .types import Cut, EpochRecord, Identity, TrackingStatus
+
+__all__ = [
+    "Cut",
+    "EpochRecord",
+    "Identity",
+    "ImageSource",
+    "TrackedImage",
+    "TrackingStatus",
+    "cut_together",
+    "track",
+]

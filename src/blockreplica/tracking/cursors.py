@@ -1,0 +1,98 @@
+"""Who has taken over which epoch: a cursor for each relationship, in `<image>.cursors`.
+
+What every cursor has passed is let go: its log and dirty bitmap are removed. Cursors belong to a tracking UUID; those
+of an earlier one mean nothing any more. The file is JSON:
+
+    {"version": 1, "tracking_id": "...", "cursors": {"<relationship's UUID>": <epoch>, ...}}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+from ..errors import BusyError, FormatError, NotFoundError, TrackingError
+from ..files import File, Files
+from .names import Names
+
+VERSION = 1
+LIMIT = 1 << 20
+_TRIES, _PAUSE_S = 200, 0.025
+
+Cursors = dict[UUID, int]
+
+
+def read_cursors(names: Names, tracking_id: UUID, files: Files) -> Cursors:
+    """The cursors of this tracking UUID; none when there is no file. Raises TrackingError for a damaged one."""
+    try:
+        raw = files.read(names.cursors, limit=LIMIT)
+    except NotFoundError:
+        return {}
+    return _parse(names, raw, tracking_id)
+
+
+def change_cursors(names: Names, tracking_id: UUID, files: Files, change: Callable[[Cursors], object]) -> None:
+    """Change the cursors durably, one process at a time, then let go of what all of them have passed.
+
+    A damaged file is replaced: its relationships, unknown now, find their epochs gone and compare.
+    """
+    with _locked(names, files) as file:
+        try:
+            cursors = _parse(names, file.pread(LIMIT, 0), tracking_id)
+        except FormatError:
+            cursors = {}
+        had = bool(cursors)
+        change(cursors)
+        content = {
+            "version": VERSION,
+            "tracking_id": str(tracking_id),
+            "cursors": {str(relationship): epoch for relationship, epoch in sorted(cursors.items())},
+        }
+        files.write_durably(names.cursors, json.dumps(content, indent=1).encode() + b"\n")
+        if cursors:
+            release(names, min(cursors.values()), files)
+        elif had:
+            release(names, 10**18, files)
+
+
+def release(names: Names, upto: int, files: Files) -> None:
+    """Remove the logs and dirty bitmaps of all epochs up to `upto`."""
+    for epoch, path in list(names.artifacts(files)):
+        if epoch <= upto:
+            files.unlink(path)
+
+
+def _parse(names: Names, raw: bytes, tracking_id: UUID) -> Cursors:
+    if not raw:
+        return {}
+    try:
+        content = json.loads(raw)
+        version = content["version"]
+        if version == VERSION:
+            if UUID(content["tracking_id"]) != tracking_id:
+                return {}
+            return {UUID(name): int(epoch) for name, epoch in content["cursors"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TrackingError.at(names.cursors, 0, "cursors", wanted="a JSON record", got=repr(error)) from None
+    raise TrackingError.at(names.cursors, 0, "version", wanted=VERSION, got=version)
+
+
+def _locked(names: Names, files: Files) -> File:
+    """The cursors' file, locked. The one that the name means: it is replaced at every change."""
+    for _ in range(_TRIES):
+        file = files.open(names.cursors, write=True, create=True)
+        if file.lock() and _is_current(file, names):
+            return file
+        file.close()
+        time.sleep(_PAUSE_S)
+    raise BusyError(f"{names.cursors}: another process holds it; try again")
+
+
+def _is_current(file: File, names: Names) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(names.cursors))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,166 @@
+"""An image whose every change also goes into its change log."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import kernels
+from ..errors import BlockReplicaError, BusyError, UsageError, from_os_error
+from ..files import FILES, Files
+from .control import ControlServer
+from .names import Names
+from .native import open_tracker, typed
+from .types import Cut, TrackingStatus
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_TRIES, _PAUSE_S = 10, 0.03  # whoever only looks at a tracking file holds its lock for an instant
+
+
+class TrackedImage:
+    """A disk image, open for reading and writing, tracked. May be used by several threads at once.
+
+    Offsets and lengths in bytes; the extent must lie within the image (UsageError). What the system fails comes as
+    StorageError, and then the image holds there whatever it holds. `data` must not change during `pwrite`.
+
+    `close` it, or use it as a context manager: a process that ends without leaves a tracking file from which only
+    the dirty bitmap can be used. `warnings` says what a user should know about the opening.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, files: Files = FILES, log_limit: int | None = None) -> None:
+        self._names = Names.of(Path(path))
+        self.path = self._names.image
+        self.warnings: list[str] = []
+        self._cutting = threading.Lock()
+        self._tracker = _open(self.path, files, log_limit)
+        self._control: ControlServer | None = None
+        if self._tracker.status()["restarted"]:
+            self.warnings.append(
+                f"{self._names.tracking}: was damaged; tracking starts anew, and every replica needs a resync"
+            )
+        try:
+            self._control = ControlServer(self._names.control, self, self._cutting)
+        except BlockReplicaError as error:
+            self.warnings.append(f"no other process can cut this image: {error}")
+
+    @property
+    def size(self) -> int:
+        """Bytes in the image."""
+        return self._tracker.size()
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """`length` bytes from `offset`."""
+        try:
+            return self._tracker.pread(length, offset)
+        except OSError as error:
+            raise self._typed(error, "reading", offset, length) from error
+
+    def pwrite(self, data: Buffer, offset: int) -> None:
+        """Write all of `data` at `offset`, into image and log."""
+        try:
+            self._tracker.pwrite(data, offset)
+        except OSError as error:
+            raise self._typed(error, "writing", offset, len(memoryview(data).cast("B"))) from error
+
+    def zero(self, offset: int, length: int) -> None:
+        """Make the extent read as zeros, as a hole where the file system has holes."""
+        try:
+            self._tracker.zero(offset, length)
+        except OSError as error:
+            raise self._typed(error, "zeroing", offset, length) from error
+
+    def discard(self, offset: int, length: int) -> None:
+        """The content of the extent is needed no more; it may read as zeros, or as before."""
+        try:
+            self._tracker.discard(offset, length)
+        except OSError as error:
+            raise self._typed(error, "discarding", offset, length) from error
+
+    def flush(self) -> None:
+        """Return once every write that was answered is durable. After one failure it fails until the image is
+        closed, and the whole image counts as changed."""
+        try:
+            self._tracker.flush()
+        except OSError as error:
+            raise from_os_error(error, self.path, "fsync") from error
+
+    def cut(self) -> Cut:
+        """End the epoch: seal its log as `<image>.<epoch>.hrl`, begin the next. Writes go on meanwhile."""
+        with self._typed_failures():
+            return Cut.from_native(self._tracker.cut())
+
+    def prepare(self, word: Path) -> None:
+        """Get ready to be cut by the epoch word in file `word`; see `cut_together`."""
+        with self._typed_failures():
+            self._tracker.prepare(word)
+
+    def finish(self) -> Cut:
+        """End the epoch that the word cut."""
+        with self._typed_failures():
+            return Cut.from_native(self._tracker.finish())
+
+    def resize(self, size: int) -> None:
+        """Grow the image with zeros, or shrink it, to `size` bytes; the epoch ends at the old size."""
+        if size < 0:
+            raise UsageError(f"{self.path}: size {size}: wanted 0 or more")
+        with self._cutting, self._typed_failures():
+            self._tracker.resize(size)
+
+    def status(self) -> TrackingStatus:
+        """How the tracker is."""
+        return TrackingStatus.from_native(self._tracker.status())
+
+    def close(self) -> None:
+        """Seal the log, make everything durable, record what the image is; a second call does nothing."""
+        control, self._control = self._control, None
+        if control is not None:
+            control.close()
+        with self._typed_failures():
+            self._tracker.close()
+
+    def __enter__(self) -> TrackedImage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _typed_failures(self):  # type: ignore[no-untyped-def]
+        try:
+            yield
+        except kernels.TrackerFailure as failure:
+            raise typed(failure, self.path) from None
+
+    def _typed(self, error: OSError, doing: str, offset: int, length: int) -> BlockReplicaError:
+        if error.errno == errno.ERANGE:
+            return UsageError(
+                f"{self.path}: {doing} {length} bytes at offset {offset}: wanted a part of its {self.size} bytes"
+            )
+        return from_os_error(error, self.path, f"{doing} at offset {offset}")
+
+
+def track(path: str | os.PathLike[str], *, files: Files = FILES, log_limit: int | None = None) -> TrackedImage:
+    """Open a disk image for tracked writing.
+
+    `log_limit`: bytes that the log of one epoch may have before the dirty bitmap alone goes on; half of the image
+    unless given. BusyError names the process that tracks the image already; NotFoundError: no such image.
+    """
+    return TrackedImage(path, files=files, log_limit=log_limit)
+
+
+def _open(path: Path, files: Files, log_limit: int | None) -> kernels.Tracker:
+    for left in reversed(range(_TRIES)):
+        try:
+            return open_tracker(path, files=files, log_limit=log_limit)
+        except BusyError:
+            if left == 0:
+                raise
+            time.sleep(_PAUSE_S)
+    raise AssertionError("unreachable")

@@ -1,0 +1,259 @@
+"""What a sync sees of one image: tracked live by some process, closed, changed behind the tracker's back, untracked.
+
+Nothing here trusts what it can't prove: an image that was changed while nothing tracked it, or whose tracker died,
+is settled first, under the tracker's lock, and that ends the epoch with what can still be known of it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+from uuid import UUID
+
+from ..bitmap import DirtyBitmap
+from ..errors import BlockReplicaError, BusyError, FormatError, NotFoundError
+from ..files import FILES, File, Files
+from ..hrl import Header
+from .control import Control, GoneError
+from .cursors import change_cursors
+from .names import Names
+from .native import open_tracker
+from .state import TrackingState, read_state
+from .types import Cut, EpochRecord, Identity, TrackingStatus
+
+SourceState = Literal["tracking", "closed", "changed", "unclean", "untracked"]
+_TRIES, _PAUSE_S = 60, 0.05
+_COARSE = 5  # CLOCK_REALTIME_COARSE: the clock that stamps files
+_EPOCHS = 100_000  # a longer backlog is not worth listing
+
+
+class ImageSource:
+    """One image as a sync's source. `state` is how it was found, at `open` or at the latest cut."""
+
+    def __init__(self, names: Names, files: Files) -> None:
+        self.names, self._files = names, files
+        self.path = names.image
+        self.state: SourceState = "untracked"
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, files: Files = FILES) -> ImageSource:
+        """Look at an image. NotFoundError: there is none."""
+        names = Names.of(Path(path))
+        files.open(names.image).close()
+        source = cls(names, files)
+        source.state = source._look()
+        return source
+
+    def size(self) -> int:
+        """Bytes in the image now."""
+        with self._files.open(self.path) as image:
+            return image.size()
+
+    def identity(self) -> Identity:
+        """What the image is now; whoever writes it after this returns leaves another identity."""
+        with self._files.open(self.path) as image:
+            for _ in range(50):
+                found = Identity.of(image.fileno())
+                now = time.clock_gettime_ns(_COARSE)
+                if now > max(found.mtime_ns, found.ctime_ns):
+                    break
+                time.sleep(0.001)  # a write within the same tick of the clock would leave the same times
+            return found
+
+    def status(self) -> TrackingStatus | None:
+        """How the tracker is, when one has the image open."""
+        control = Control.connect(self.names.control)
+        if control is None:
+            return None
+        try:
+            with control:
+                return control.status()
+        except GoneError:
+            return None
+
+    def tracked(self) -> bool:
+        """Whether it is tracked at all."""
+        there = self._files.exists(self.names.tracking)
+        if not there:
+            self.state = "untracked"
+        return there
+
+    def ask(self) -> Control | None:
+        """A connection to its tracker, when one has the image open."""
+        control = Control.connect(self.names.control)
+        if control is not None:
+            self.state = "tracking"
+        return control
+
+    def cut(self) -> Cut | None:
+        """The image's state now as the end of an epoch; None when it is not tracked.
+
+        A live tracker cuts. A closed image needs none: its last epoch ended when it was closed. Anything else is
+        settled first: see `native/tracker_open.c`.
+        """
+        for _ in range(_TRIES):
+            if not self.tracked():
+                return None
+            control = self.ask()
+            if control is None:
+                held = self.hold()
+                if held is not None:
+                    with held:
+                        return held.cut(time.time())
+            else:
+                try:
+                    with control:
+                        return control.cut()
+                except GoneError:
+                    pass  # closed, or died, this moment
+            time.sleep(_PAUSE_S)
+        raise BusyError(f"{self.names.tracking}: {self._holder()} has the image and does not answer; close it there")
+
+    def hold(self) -> HeldImage | None:
+        """Keep trackers away from an image that none has open; None when one has. Settles what must be settled."""
+        file = self._files.open(self.names.tracking, write=True)
+        if not file.lock():
+            file.close()
+            return None
+        self.state, state = self._judge(file)
+        if self.state == "closed" and state is not None:
+            return HeldImage(file, state)
+        file.close()  # the tracker takes the lock itself
+        try:
+            open_tracker(self.path, files=self._files, settle_only=True).close()
+        except BusyError:
+            return None
+        file = self._files.open(self.names.tracking, write=True)
+        state = read_state(file, self.names.tracking) if file.lock() else None
+        if state is None:
+            file.close()
+            return None
+        return HeldImage(file, state)
+
+    def records(self, after: int, upto: int) -> list[EpochRecord]:
+        """What is left of the epochs in (after, upto], oldest first. Only what belongs to this image's tracking is
+        named, and a dirty bitmap only if it is whole; logs are the reader's to check."""
+        if upto - after > _EPOCHS:
+            return [EpochRecord(upto, None, None)]
+        with self._files.open(self.names.tracking) as file:
+            state = read_state(file, self.names.tracking)
+        return [self._record(epoch, state) for epoch in range(after + 1, upto + 1)]
+
+    def sync_image(self) -> None:
+        """Make what was written to the image durable. When it fails, nothing written to it may be let go."""
+        control = Control.connect(self.names.control)
+        if control is not None:
+            try:
+                with control:
+                    control.sync()
+                    return
+            except GoneError:
+                pass
+        with self._files.open(self.path) as image:
+            image.sync()
+
+    def set_cursor(self, relationship: UUID, epoch: int) -> None:
+        """Record durably that a relationship has everything up to `epoch`; let go of what all have."""
+        self._change_cursors(lambda cursors: cursors.update({relationship: epoch}))
+
+    def drop_cursor(self, relationship: UUID) -> None:
+        """Forget a relationship."""
+        self._change_cursors(lambda cursors: cursors.pop(relationship, None))
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    def __enter__(self) -> ImageSource:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _look(self) -> SourceState:
+        if not self._files.exists(self.names.tracking):
+            return "untracked"
+        control = Control.connect(self.names.control)
+        if control is not None:
+            control.close()
+            return "tracking"
+        try:
+            with self._files.open(self.names.tracking) as file:
+                return self._judge(file)[0] if file.lock() else "tracking"
+        except NotFoundError:
+            return "untracked"
+
+    def _judge(self, file: File) -> tuple[SourceState, TrackingState | None]:
+        state = read_state(file, self.names.tracking)
+        if state is None:
+            return "changed", None
+        if not state.clean:
+            return "unclean", state
+        with self._files.open(self.path) as image:
+            same = Identity.of(image.fileno()) == state.identity
+        return ("closed" if same else "changed"), state
+
+    def _holder(self) -> str:
+        with self._files.open(self.names.tracking) as file:
+            state = read_state(file, self.names.tracking)
+        return f"process {state.pid}" if state and state.pid else "another process"
+
+    def _record(self, epoch: int, state: TrackingState | None) -> EpochRecord:
+        if state is None:
+            return EpochRecord(epoch, None, None)
+        dirty, chain = self._bitmap(epoch, state.tracking_id)
+        log = self.names.log(epoch)
+        ours = self._files.exists(log) and self._may_be_ours(log, state.tracking_id, chain)
+        return EpochRecord(epoch, log if ours else None, dirty)
+
+    def _bitmap(self, epoch: int, tracking_id: UUID) -> tuple[Path | None, UUID | None]:
+        path = self.names.dirty(epoch)
+        try:
+            bitmap = DirtyBitmap.open(path, files=self._files)
+        except BlockReplicaError:
+            return None, None
+        if bitmap.tracking_id != tracking_id or bitmap.epoch != epoch:
+            return None, None
+        return path, bitmap.chain
+
+    def _may_be_ours(self, log: Path, tracking_id: UUID, chain: UUID | None) -> bool:
+        try:
+            with self._files.open(log) as file:
+                header = Header.decode(file.pread(4096, 0), log)
+        except FormatError:
+            return True  # damaged: whoever reads it will say how
+        except BlockReplicaError:
+            return False
+        return header.data_write_guid == tracking_id and chain in (None, header.unique_id)
+
+    def _change_cursors(self, change: Callable[[dict[UUID, int]], object]) -> None:
+        try:
+            with self._files.open(self.names.tracking) as file:
+                state = read_state(file, self.names.tracking)
+        except NotFoundError:
+            return
+        if state is not None:
+            change_cursors(self.names, state.tracking_id, self._files, change)
+
+
+class HeldImage:
+    """An image that no tracker has open, kept so: what it holds is what its last epoch ended with."""
+
+    def __init__(self, file: File, state: TrackingState) -> None:
+        self._file, self._state = file, state
+
+    def cut(self, time_s: float) -> Cut:
+        """Its last cut, which is still true at `time_s`."""
+        return self._state.cut(time_s)
+
+    def close(self) -> None:
+        """Let trackers open it again."""
+        self._file.close()
+
+    def __enter__(self) -> HeldImage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

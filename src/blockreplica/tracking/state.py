@@ -1,0 +1,51 @@
+"""Reading a tracking file from outside: what a tracker left there. `native/tracking_file.h` has the table of bytes."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from .. import kernels
+from ..errors import TrackingError
+from ..files import File
+from .types import Cut, Identity
+
+VERSION = 1
+SIZE = 512
+_MAGIC = b"brtrack\0"
+_FIELDS = struct.Struct("<8sII16sQQQ16s16sIII4x5QqQ")
+assert _FIELDS.size == 160
+
+
+@dataclass(frozen=True, slots=True)
+class TrackingState:
+    """The state record. `epoch` is the one being written, or to be written next; `identity` holds when `clean`."""
+
+    tracking_id: UUID
+    epoch: int
+    size: int
+    chain: UUID
+    pid: int
+    clean: bool
+    identity: Identity
+
+    def cut(self, time: float) -> Cut:
+        """The last cut, as one made at `time`."""
+        return Cut(self.tracking_id, self.epoch - 1, self.size, time, self.chain)
+
+
+def read_state(file: File, path: Path) -> TrackingState | None:
+    """The state; None when there is none yet, or a damaged one. A newer version raises TrackingError."""
+    raw = file.pread(SIZE, 0)
+    if len(raw) < SIZE or raw[:8] != _MAGIC or kernels.crc32c(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
+        return None
+    (
+        _, version, _, tracking_id, epoch, size, _, chain, _, pid, flags, _,
+        inode, image_size, mtime, ctime, generation, _, _,
+    ) = _FIELDS.unpack_from(raw)  # fmt: skip
+    if version != VERSION:
+        raise TrackingError.at(path, 8, "version", wanted=VERSION, got=version, hint="a newer blockreplica wrote it")
+    identity = Identity(inode, image_size, mtime, ctime, generation)
+    return TrackingState(UUID(bytes_le=tracking_id), epoch, size, UUID(bytes_le=chain), pid, flags & 3 == 1, identity)

@@ -1,0 +1,118 @@
+"""The values that trackers and those who ask them exchange."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """An instant at which an image was cut. `epoch` is the one that ended there, `size` the image's bytes then,
+    `time` seconds since 1970, `chain` the UUID of the epoch and of its log, if it has one.
+    """
+
+    tracking_id: UUID
+    epoch: int
+    size: int
+    time: float
+    chain: UUID
+
+    @classmethod
+    def from_native(cls, parts: tuple[bytes, int, int, bytes, int]) -> Cut:
+        """From what the C tracker returns."""
+        tracking_id, epoch, size, chain, time_ns = parts
+        return cls(UUID(bytes_le=tracking_id), epoch, size, time_ns / 1e9, UUID(bytes_le=chain))
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self) | {"tracking_id": str(self.tracking_id), "chain": str(self.chain)}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Cut:
+        """The reverse of `as_dict`; raises KeyError, TypeError or ValueError for anything else."""
+        return cls(
+            UUID(fields["tracking_id"]),
+            int(fields["epoch"]),
+            int(fields["size"]),
+            float(fields["time"]),
+            UUID(fields["chain"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """What is left of an ended epoch: its log, its dirty bitmap. Both None: the whole image may have changed."""
+
+    epoch: int
+    log: Path | None
+    dirty: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrackingStatus:
+    """How a tracker is. `state` is "tracking", "bitmap only" (the log failed, until the next cut), "whole image"
+    (an fsync of the image failed, until it is opened anew) or "critical" (a crash now would lose changes).
+    Bytes, but for `writes`, which counts those since the tracker was opened.
+    """
+
+    state: str
+    pid: int
+    epoch: int
+    size: int
+    log_bytes: int
+    dirty_bytes: int
+    log_failed: bool
+    log_error: str
+    writes: int
+    last_cut: float
+
+    @classmethod
+    def from_native(cls, fields: dict[str, Any]) -> TrackingStatus:
+        """From what the C tracker of this process returns."""
+        number = fields["log_error"]
+        return cls(
+            state=fields["condition"],
+            pid=os.getpid(),
+            epoch=fields["epoch"],
+            size=fields["size"],
+            log_bytes=fields["log_size"],
+            dirty_bytes=fields["dirty"],
+            log_failed=number != 0,
+            log_error=os.strerror(number) if number else "",
+            writes=fields["writes"],
+            last_cut=fields["last_cut_ns"] / 1e9,
+        )
+
+
+_GETVERSION = 0x80087601  # FS_IOC_GETVERSION; the kernel fills four bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What tells whether a file is the one it was. `generation` is the inode's, 0 where the file system tells none."""
+
+    ino: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    generation: int
+
+    @classmethod
+    def of(cls, fd: int) -> Identity:
+        """The identity of an open file."""
+        info = os.fstat(fd)
+        try:
+            generation = struct.unpack_from("<I", fcntl.ioctl(fd, _GETVERSION, bytes(8)))[0]
+        except OSError:
+            generation = 0
+        return cls(info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns, generation)
+
+    def as_list(self) -> list[int]:
+        """The five numbers, for a manifest."""
+        return [self.ino, self.size, self.mtime_ns, self.ctime_ns, self.generation]
