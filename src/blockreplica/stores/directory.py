@@ -157,8 +157,11 @@ class Replica:
             holder = lock.pread(32, 0).decode("ascii", "replace").strip() or "unknown"
             lock.close()
             raise BusyError(f"{self.layout.folder}: process {holder} is writing to this replica; wait for it")
-        lock.truncate(0)
-        lock.pwrite(f"{os.getpid()}\n".encode(), 0)
+        try:
+            lock.pwrite(f"{os.getpid():<31}\n".encode(), 0)
+        except BaseException:
+            lock.close()
+            raise
         return lock
 
     def session(self) -> Session:

@@ -39,6 +39,9 @@ class Session:
         self.pending = read_pending(layout, state, files)
         self._movement = self.pending.movement if self.pending else ""
         self._marked = self.pending is not None
+        if not self._marked and files.exists(layout.incomplete):  # a crash between the commit and its last step
+            files.unlink(layout.incomplete)
+            files.sync_folder(layout.folder)
         self.disks: list[DiskWriter] = []
         try:
             for disk in record.disks:

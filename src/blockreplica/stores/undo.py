@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checksums import ENTRY_SIZE
-from ..errors import FormatError
+from ..errors import FormatError, NotFoundError
 from ..files import File, Files
 from ..hrl import ENTRY, LogReader, LogWriter
 from . import undo_index
@@ -120,7 +120,7 @@ class UndoWriter:
         _, rows = undo_index.valid_prefix(index, files=self._files)
         try:
             self._log = LogWriter.resume(log, files=self._files)
-        except FormatError:
+        except (FormatError, NotFoundError):
             if len(rows):
                 raise
             self._files.unlink(log)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import kernels
-from ..errors import DamageError, FormatError, StateError
+from ..errors import DamageError, FormatError, NotFoundError, StateError
 from ..files import File, Files
 
 MAGIC = b"brepundo"
@@ -188,11 +188,11 @@ class UndoIndex:
 def valid_prefix(path: Path, *, files: Files) -> tuple[UUID | None, Rows]:
     """For recovery: the log that an index belongs to and its rows up to the first damaged one.
 
-    None when not even the header can be read.
+    None when there is none, or not even its header can be read.
     """
     try:
         index = UndoIndex(path, files=files)
-    except FormatError:
+    except (FormatError, NotFoundError):
         return None, np.zeros(0, ROW)
     with index._file as file:
         raw = file.pread((file.size() - HEADER.size) // 32 * 32, HEADER.size)
