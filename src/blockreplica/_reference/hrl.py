@@ -249,11 +249,11 @@ def hrl_block(header: Buffer, block: Buffer, distance: int, number: int, entries
 
 def _log(function: str, fd: int, header: Buffer) -> _Log:
     raw = bytes(memoryview(header).cast("B"))
-    version, size = struct.unpack_from("<I", raw, 8)[0], struct.unpack_from("<I", raw, 56)[0]
-    valid = len(raw) == _HEADER_SIZE and raw[:7] == b"msctlog" and version in (_VERSION_1, _STRICT, _EXTENDED)
-    if not valid or _checksum(raw, 40) != struct.unpack_from("<I", raw, 40)[0]:
+    known = len(raw) == _HEADER_SIZE and raw[:7] == b"msctlog" and raw[7] in b" \0"
+    if not known or _checksum(raw, 40) != struct.unpack_from("<I", raw, 40)[0]:
         raise ValueError(f"{function}: header is not that of a log")
-    if size % 512 or not 512 <= size <= _MOST_METADATA:
+    version, size = struct.unpack_from("<I", raw, 8)[0], struct.unpack_from("<I", raw, 56)[0]
+    if version not in (_VERSION_1, _STRICT, _EXTENDED) or size % 512 or not 512 <= size <= _MOST_METADATA:
         raise ValueError(f"{function}: header is not that of a log")
     return _Log(fd, version == _EXTENDED, size, raw[60:76])
 
@@ -345,11 +345,12 @@ def _check_data(log: _Log, entries: list[_Entry], at: int) -> int:
 
 
 def _check_entry_data(log: _Log, entry: _Entry, at: int) -> None:
-    crc, summed, left, start = crc32c(struct.pack("<QIB", entry.offset, entry.length, entry.operation)), 0, 0, at
-    for left in range(entry.data_length, 0, -(1 << 18)):
-        piece = os.pread(log.fd, min(left, 1 << 18), start)
+    crc, summed = crc32c(struct.pack("<QIB", entry.offset, entry.length, entry.operation)), 0
+    start, end = at, at + entry.data_length
+    while start < end:
+        piece = os.pread(log.fd, min(end - start, 1 << 18), start)
         if not piece:
-            raise _FaultError(_CUT_SHORT, start, start + left, start)
+            raise _FaultError(_CUT_SHORT, start, end, start)
         crc, summed, start = crc32c(piece, crc), summed + byte_sum(piece), start + len(piece)
     summed = ~summed & 0xFFFFFFFF
     if log.extended and crc != entry.crc:
