@@ -1,11 +1,11 @@
 """blockreplica: block-level replication of virtual disk images.
 
-    import blockreplica as br
-    with br.track("vm.img") as image:                  # every write goes to the image and to its change log
-        image.pwrite(b"data", 0)
-    vm = br.protect("vm.img", "/replicas", name="vm")  # relationship and initial replication
-    point = vm.sync()                                  # one delta; a resync if it must; says what it did
-    vm.replica.recover(point.point, "restored.img")
+import blockreplica as br
+with br.track("vm.img") as image:                  # every write goes to the image and to its change log
+    image.pwrite(b"data", 0)
+vm = br.protect("vm.img", "/replicas", name="vm")  # relationship and initial replication
+point = vm.sync()                                  # one delta; a resync if it must; says what it did
+vm.replica.recover(point.point, "restored.img")
 """
 
 from __future__ import annotations

@@ -49,9 +49,7 @@ class FormatError(BlockReplicaError):
     exit_code = 3
 
     @classmethod
-    def at(
-        cls, path: object, offset: int, what: str, *, wanted: object, got: object, hint: str = ""
-    ) -> FormatError:
+    def at(cls, path: object, offset: int, what: str, *, wanted: object, got: object, hint: str = "") -> FormatError:
         """The error for `what` at byte `offset` of `path`."""
         text = f"{path}: {what} at offset {offset}: wanted {wanted}, got {got}"
         return cls(f"{text}; {hint}" if hint else text)

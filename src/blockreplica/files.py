@@ -81,9 +81,7 @@ class File:
         See `kernels.copy_file`; returns the bytes written.
         """
         with translated(self.path, f"copying to offset {offset}"):
-            return kernels.copy_file(
-                source, self._fd, offset, length, block_size, table, seed=seed, punch=punch
-            )
+            return kernels.copy_file(source, self._fd, offset, length, block_size, table, seed=seed, punch=punch)
 
     def zero(self, offset: int, length: int) -> None:
         """Make the extent read as zeros, as a hole where the file system has holes; the size stays."""

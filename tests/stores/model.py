@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+
 from blockreplica.errors import NotFoundError
 from blockreplica.extents import Extent
 from blockreplica.files import FILES, Files
@@ -29,7 +30,9 @@ def open_replica(folder: Path, *, files: Files = FILES) -> Replica:
     return DirectoryStore(folder, files=files).replica("vm")
 
 
-def changed(rng: random.Random, content: bytes, *, writes: int = 6, most: int = 20000) -> tuple[bytes, list[tuple[int, bytes]]]:
+def changed(
+    rng: random.Random, content: bytes, *, writes: int = 6, most: int = 20000
+) -> tuple[bytes, list[tuple[int, bytes]]]:
     """Some writes (zeros among them) that do not overlap, and the content after them."""
     model, spans = bytearray(content), []
     for _ in range(writes):
@@ -57,9 +60,7 @@ def put(session: Session, writes: list[tuple[int, bytes]], *, disk: int = 0) -> 
 
 def commit(session: Session) -> PointRecord:
     """Commit with a made-up point."""
-    disks = [
-        PointDisk(index=index, name="vm.img", size=disk.image.size()) for index, disk in enumerate(session.disks)
-    ]
+    disks = [PointDisk(index=index, name="vm.img", size=disk.image.size()) for index, disk in enumerate(session.disks)]
     return session.commit(
         PointRecord(
             id=point_id(1, session.epoch), generation=1, epoch=session.epoch, time=1000.0 + session.epoch,
@@ -101,9 +102,7 @@ def table_is_true(replica: Replica, point: PointRecord, disk: int = 0) -> bool:
     kernels.checksum_buffer(data, replica.record.block_size, table, seed=replica.record.seed)
     with replica.reader(point, disk) as reader:
         entries, known = reader.checksums(0, blocks)
-    return all(
-        entries[16 * at : 16 * at + 16] == table[16 * at : 16 * at + 16] for at in range(blocks) if known[at]
-    )
+    return all(entries[16 * at : 16 * at + 16] == table[16 * at : 16 * at + 16] for at in range(blocks) if known[at])
 
 
 def points_equal(replica: Replica, models: dict[int, bytes], *, required: range) -> None:

@@ -7,9 +7,9 @@ import random
 from pathlib import Path
 
 import pytest
+
 from blockreplica.errors import BusyError, NotFoundError, RefusedError, StateError, TableError
 from blockreplica.stores import DirectoryStore
-
 from stores.model import changed, content, move, new_replica, open_replica, points_equal
 
 SIZE = 40 * 16384 + 5000
@@ -80,6 +80,7 @@ def test_rule_16_an_undo_log_holds_one_before_image_a_granule_across_resumed_ses
 
 def one_row(offset: int, data: bytes):  # type: ignore[no-untyped-def]
     import numpy as np
+
     from blockreplica.stores.blend import EXTENT
 
     return np.array([(offset, len(data), 0)], EXTENT), memoryview(data)

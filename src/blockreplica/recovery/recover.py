@@ -102,9 +102,7 @@ def mismatches(reader: PointReader, window: Extent, table: bytearray, *, uncheck
     wanted, known = reader.checksums(first, count)
     differ = (np.frombuffer(wanted, "V16") != np.frombuffer(table, "V16")) & known
     bad = differ if unchecked else differ | ~known
-    return [
-        Extent(int(block) * reader.block_size + window.offset, reader.block_size) for block in np.flatnonzero(bad)
-    ]
+    return [Extent(int(block) * reader.block_size + window.offset, reader.block_size) for block in np.flatnonzero(bad)]
 
 
 def _blocks_of(extents: list[Extent], window: Extent, block_size: int) -> list[Extent]:
@@ -113,8 +111,4 @@ def _blocks_of(extents: list[Extent], window: Extent, block_size: int) -> list[E
         low = (extent.offset - window.offset) // block_size
         blocks[low : -(-(extent.end - window.offset) // block_size)] = True
     edges = np.flatnonzero(np.diff(blocks.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
-    return [
-        Extent(window.offset + low, min(high, window.length) - low) for low, high in (edges * block_size).tolist()
-    ]
-
-
+    return [Extent(window.offset + low, min(high, window.length) - low) for low, high in (edges * block_size).tolist()]

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..extents import Extent
+from ..checksums import PAGE_ENTRIES
+from ..extents import Extent, windows
 from ..files import File
 from ..progress import Progress
 from ..stores.blend import EXTENT
-from ..stores.disk import DiskWriter, page_windows
+from ..stores.disk import DiskWriter
 from .delta import BATCH_BYTES, data_batches
 from .result import Tally
 
@@ -50,7 +51,12 @@ class Pass:
 
 def whole_windows(size: int, block_size: int) -> list[Extent]:
     """All of a disk, in windows of whole table pages."""
-    return page_windows(size, block_size, max(1, WINDOW_PAGES * 65536 // block_size))
+    return list(windows(size, window_bytes(block_size)))
+
+
+def window_bytes(block_size: int) -> int:
+    """Bytes of a window: whole table pages, about 128 MiB of them."""
+    return PAGE_ENTRIES * block_size * max(1, WINDOW_PAGES * 65536 // block_size)
 
 
 def copy_rows(source: File, disk: DiskWriter, rows: Rows, tally: Tally) -> None:

@@ -119,4 +119,5 @@ def log_damage(error: BlockReplicaError, name: str) -> str:
 def _fold(rows: Rows) -> Rows:
     out = np.zeros(2 * len(rows), ENTRY)
     count = kernels.coalesce(np.ascontiguousarray(rows), out)
-    return out[:count].copy()
+    folded: Rows = out[:count].copy()
+    return folded

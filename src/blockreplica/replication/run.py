@@ -1,8 +1,8 @@
 """One sync from cut to acknowledgement: decide, move, commit, and only then let the primary forget what was dirty.
 
-    cut ─ decide ─┬─ delta: apply the logs since the last point ───────────────────┬─ commit ─ fsync images ─ cursors
-                  └─ copy or compare, cut again, apply the logs of what was written ┘
-                     meanwhile; while those logs fail, what is dirty is compared again (rule 10)
+cut ─ decide ─┬─ delta: apply the logs since the last point ───────────────────┬─ commit ─ fsync images ─ cursors
+              └─ copy or compare, cut again, apply the logs of what was written ┘
+                 meanwhile; while those logs fail, what is dirty is compared again (rule 10)
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ..files import FILES, Files
 from ..manifest import Cursor, DiskProgress, PointDisk, PointRecord, point_id
 from ..progress import SILENT, Progress
 from ..stores import Replica, Session
-from ..tracking import Cut, ImageSource, cut_together
-from .bulk import Pass, run_passes, whole_windows
+from ..tracking import Cut, EpochRecord, ImageSource, cut_together
+from .bulk import Pass, run_passes, whole_windows, window_bytes
 from .decide import Decision, DiskView, Need, combined, decide
 from .delta import apply_logs
 from .dirty import dirty_extents
@@ -87,9 +87,7 @@ class _Movement:
         self._last = replica.newest()
         cursors = [disk.cursor for disk in self._last.disks] if self._last else [None] * len(sources)
         cuts = cut_together(sources)
-        self._disks = [
-            _Disk(source, cursor, cut) for source, cursor, cut in zip(sources, cursors, cuts, strict=True)
-        ]
+        self._disks = [_Disk(source, cursor, cut) for source, cursor, cut in zip(sources, cursors, cuts, strict=True)]
 
     def run(self) -> PointRecord:
         """Decide and move; a table page found bad on the way turns a delta into a resync."""
@@ -191,7 +189,7 @@ class _Movement:
             windows = []
         elif decision is not None and decision.need == Need.PARTIAL and disk.begin and disk.cut:
             records = disk.source.records(disk.begin.epoch, disk.cut.epoch)
-            windows = dirty_extents(records, disk.size, self._replica.record.block_size, self._files)
+            windows = self._dirty(records, disk.size)
         proved = held.done > 0 and self._goes_on(disk, held)
         disk.identity = list(disk.source.identity().as_list())
         if decision is None or decision.need != Need.DELTA:
@@ -206,6 +204,10 @@ class _Movement:
             source=stack.enter_context(self._files.open(disk.source.path)), disk=writer, windows=windows,
             deep=self._settings.deep, copies=action == "initial" and not sown, done=held.done if proved else 0,
         )  # fmt: skip
+
+    def _dirty(self, records: Sequence[EpochRecord], size: int) -> list[Extent]:
+        block_size = self._replica.record.block_size
+        return dirty_extents(records, size, block_size, window_bytes(block_size), self._files)
 
     def _goes_on(self, disk: _Disk, held: DiskProgress) -> bool:
         """Whether all that was written since an interrupted pass began is known, so that it may resume."""
@@ -260,7 +262,7 @@ class _Movement:
                 disk.fuzzy = True
                 continue
             records = disk.source.records(disk.begin.epoch, cut.epoch)
-            windows = dirty_extents(records, cut.size, self._replica.record.block_size, self._files)
+            windows = self._dirty(records, cut.size)
             disk.begin = _cursor(cut)
             writer.resize(cut.size)
             again.append(Pass(stack.enter_context(self._files.open(disk.source.path)), writer, windows))
@@ -283,8 +285,9 @@ class _Movement:
         with ExitStack() as stack:
             deltas = []
             for disk in self._disks:
-                tracked = disk.begin is not None and disk.cut is not None and not disk.fuzzy
-                records = disk.source.records(disk.begin.epoch, disk.cut.epoch) if tracked else []
+                records: list[EpochRecord] = []
+                if disk.begin is not None and disk.cut is not None and not disk.fuzzy:
+                    records = disk.source.records(disk.begin.epoch, disk.cut.epoch)
                 deltas.append(DeltaLogs.open(records, None, stack, files=self._files))
             self._progress.start("delta", sum(delta.data_bytes for delta in deltas))
             for disk, delta, writer in zip(self._disks, deltas, session.disks, strict=True):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from .. import kernels
 from ..checksums import ENTRY_SIZE, PAGE_ENTRIES, PAGE_SIZE, ChecksumTable, block_count
 from ..errors import TableError
-from ..extents import Extent, windows
+from ..extents import Extent
 from ..files import Files
 from ..manifest import ReplicaRecord
 from . import undo
@@ -310,11 +310,6 @@ class DiskWriter:
                 if not kernels.bitmap_count(bits, block * each, min(each, len(bits) * 8 - block * each)):
                     self._begin()
                     self._healed.add((first + block) // PAGE_ENTRIES)
-                    self.table.put(first + block, theirs[block * ENTRY_SIZE : (block + 1) * ENTRY_SIZE])
+                    self.table.put(first + block, bytes(theirs[block * ENTRY_SIZE : (block + 1) * ENTRY_SIZE]))
             at = run[0] + run[1]
         self.table.flush()
-
-
-def page_windows(size: int, block_size: int, pages: int) -> list[Extent]:
-    """The disk in windows of whole table pages, as `copy` and `differing` want them."""
-    return list(windows(size, PAGE_ENTRIES * block_size * pages))

@@ -1,15 +1,15 @@
 """Where everything of a directory store stands, and how its parts are named.
 
-    DIR/blockreplica-store            this folder is a store
-    DIR/NAME/replica                  identity: relationship, block size, checksum seed, disks
-    DIR/NAME/state, state.copy        the newest recovery point; replacing `state` is the commit
-    DIR/NAME/INCOMPLETE               a movement has begun: `disk.img` alone may be a mixture (rule 19)
-    DIR/NAME/lock                     held by whoever writes
-    DIR/NAME/points/000017            a recovery point's record
-    DIR/NAME/disk0/disk.img           the newest content, plain and sparse
-    DIR/NAME/disk0/checksums          its checksum table
-    DIR/NAME/disk0/undo/000017.hrl    what epoch 17 overwrote
-    DIR/NAME/disk0/undo/000017.index  where in it, and the checksums that its blocks had
+DIR/blockreplica-store            this folder is a store
+DIR/NAME/replica                  identity: relationship, block size, checksum seed, disks
+DIR/NAME/state, state.copy        the newest recovery point; replacing `state` is the commit
+DIR/NAME/INCOMPLETE               a movement has begun: `disk.img` alone may be a mixture (rule 19)
+DIR/NAME/lock                     held by whoever writes
+DIR/NAME/points/000017            a recovery point's record
+DIR/NAME/disk0/disk.img           the newest content, plain and sparse
+DIR/NAME/disk0/checksums          its checksum table
+DIR/NAME/disk0/undo/000017.hrl    what epoch 17 overwrote
+DIR/NAME/disk0/undo/000017.index  where in it, and the checksums that its blocks had
 """
 
 from __future__ import annotations

@@ -46,9 +46,7 @@ class Session:
         try:
             for disk in record.disks:
                 self.disks.append(
-                    DiskWriter(
-                        layout.disk(disk.index), record, disk.index, self.epoch, begin=self._mark, files=files
-                    )
+                    DiskWriter(layout.disk(disk.index), record, disk.index, self.epoch, begin=self._mark, files=files)
                 )
         except BaseException:
             self.close()

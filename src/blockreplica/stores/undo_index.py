@@ -103,7 +103,8 @@ class UndoIndex:
         self._key = key_of(self.log_id)
         self.growing = extents == OPEN
         self._inode = os.fstat(self._file.fileno()).st_ino
-        self._extent_count, self._checksum_count = (0, 0) if self.growing else (extents, checksums)
+        self._extent_count: int = 0 if self.growing else extents
+        self._checksum_count: int = 0 if self.growing else checksums
         size = self._file.size()
         if not self.growing and size != HEADER.size + 32 * (extents + checksums):
             raise StateError.at(self.path, 32, "undo index", wanted=f"{extents}+{checksums} rows", got=f"{size} bytes")
@@ -135,7 +136,8 @@ class UndoIndex:
         low = self._bisect(start + 1, 0, self._extent_count)
         high = self._bisect(end, 0, self._extent_count)
         rows = self._slice(max(low - 1, 0), high, self._extents, 0)
-        return rows[rows["offset"] + rows["length"] > start]
+        inside: Rows = rows[rows["offset"] + rows["length"] > start]
+        return inside
 
     def checksums(self, first: int, end: int) -> Rows:
         """The checksum rows of blocks [first, end), as CHECKSUM records sorted by block."""
