@@ -103,7 +103,7 @@ def clipped(rows: Rows, start: int, end: int) -> Rows:
     inside = begins < ends
     if inside.all() and (begins == rows["offset"]).all() and (ends == rows["offset"] + rows["length"]).all():
         return rows
-    out = rows[inside]
+    out: Rows = rows[inside]
     begins, ends = begins[inside], ends[inside]
     write = out["operation"] == WRITE
     out["source"][write] += (begins - out["offset"])[write]
