@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import blockreplica
+
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src"
 PACKAGE = SOURCE / "blockreplica"
@@ -26,7 +28,7 @@ FLOORS = [
     ["tracking"],
     ["replication"],
     ["recovery"],
-    ["relationship"],
+    ["protection"],
     ["service"],
     ["__init__"],
     ["cli"],
@@ -138,6 +140,13 @@ def test_files_and_functions_stay_short_enough_to_read(module: str) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_every_module_says_first_why_it_exists(module: str) -> None:
     assert ast.get_docstring(tree_of(module)), f"{module} has no docstring"
+
+
+def test_no_module_hides_a_public_name() -> None:
+    assert blockreplica.__all__
+    assert not set(blockreplica.__all__) & {top(module) for module in MODULES}
+    for name in blockreplica.__all__:
+        assert callable(getattr(blockreplica, name)), f"blockreplica.{name} is not what it should be"
 
 
 #: Too slow to be loaded before it is known what the user wants.

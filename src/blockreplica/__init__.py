@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .manifest import PointRecord
     from .progress import Progress
     from .recovery.verify import VerifyReport
-    from .relationship import Relationship, Status
+    from .protection import Relationship, Status
     from .replication import SyncResult
     from .service.registry import protect, relationship, relationships, unprotect
     from .tracking import Cut, TrackedImage, track
@@ -29,7 +29,7 @@ __all__ = [
 
 _HOMES = {
     "Cut": "tracking", "TrackedImage": "tracking", "track": "tracking", "PointRecord": "manifest",
-    "Progress": "progress", "Relationship": "relationship", "Status": "relationship", "SyncResult": "replication",
+    "Progress": "progress", "Relationship": "protection", "Status": "protection", "SyncResult": "replication",
     "VerifyReport": "recovery.verify", "protect": "service.registry", "relationship": "service.registry",
     "relationships": "service.registry", "unprotect": "service.registry",
 }  # fmt: skip

@@ -15,7 +15,7 @@ from pathlib import Path
 from uuid import UUID
 
 from ..errors import NotFoundError, RefusedError, StateError, translated
-from ..relationship import Definition
+from ..protection import Definition
 
 VERSION = 1
 _SCHEMA = """

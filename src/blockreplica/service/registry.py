@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ..errors import NotFoundError, RefusedError
 from ..progress import SILENT, Progress
-from ..relationship import DEFAULT_BLOCK_SIZE, DEFAULT_KEEP, Definition, Relationship, check, create_replica, define
+from ..protection import DEFAULT_BLOCK_SIZE, DEFAULT_KEEP, Definition, Relationship, check, create_replica, define
 from ..stores import DirectoryStore
 from .catalog import Catalog
 

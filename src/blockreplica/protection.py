@@ -1,4 +1,7 @@
-"""A relationship: images on the primary side, their replica in a store, and what can be asked of the two."""
+"""A relationship: images on the primary side, their replica in a store, and what can be asked of the two.
+
+Not named after it: a module `relationship` would hide the public function of that name.
+"""
 
 from __future__ import annotations
 
