@@ -17,6 +17,8 @@ from pathlib import Path
 
 import disk
 
+import blockreplica as br
+
 MIB = 1 << 20
 SIZE, CONTENT = 384 * MIB, 160 * MIB
 WORK = Path("demo-work").resolve()
@@ -99,7 +101,7 @@ def demo() -> None:
         paths = [path.relative_to(WORK / "tree") for path in sorted((WORK / "tree").rglob("*")) if path.is_file()]
         used = IMAGE.stat().st_blocks * 512 / MIB
         print(f"   vm.img: {SIZE // MIB} MiB, {used:.0f} MiB of them in use by {count} files")
-    with step("Protect it: the first copy, and the first recovery point"):
+    with step("Protect it while it is in use: the first copy, and the first recovery point"), br.track(IMAGE):
         program("protect", IMAGE, "--to", STORE, "--name", "vm")
         remember()
     points = []

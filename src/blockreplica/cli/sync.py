@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
 def describe(result: SyncResult) -> str:
     """What was done, and why, for people."""
-    dirty, skipped, sent, scanned = map(
-        units.format_size,
-        (result.bytes_dirty, result.bytes_skipped, result.bytes_sent, result.bytes_scanned),
-    )
-    amounts = f"{dirty} changed, {skipped} of it already there, {sent} sent, {scanned} scanned"
-    lines = [f"{result.action}: {amounts}, in {units.format_duration(result.seconds)}"]
+    amounts = [
+        (result.bytes_scanned, "scanned"),
+        (result.bytes_dirty, "changed"),
+        (result.bytes_skipped, "of it already there"),
+        (result.bytes_sent, "sent"),
+    ]
+    said = [f"{units.format_size(amount)} {what}" for amount, what in amounts if amount] or ["nothing changed"]
+    lines = [f"{result.action}: {', '.join(said)}, in {units.format_duration(result.seconds)}"]
     if result.reason:
         lines.append(f"because {result.reason}")
     lines.append(f"recovery point {result.point} ({result.kind})" if result.point else "no recovery point")
