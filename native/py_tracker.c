@@ -76,12 +76,13 @@ struct opening {
 };
 
 static int take_opening(PyObject *args, PyObject *keywords, struct opening *opening) {
-    static char *names[] = {"folder", "name", "files", "log_limit", "settle_only", "boot_id", NULL};
+    static char *names[] = {"folder",      "name",    "files",   "log_limit",
+                            "settle_only", "suspect", "boot_id", NULL};
     unsigned long long limit = 0;
-    int settle_only = 0;
+    int settle_only = 0, suspect = 0;
     *opening = (struct opening){.files = Py_None, .boot = Py_None};
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|$OKpO", names, &opening->folder, &opening->name,
-                                     &opening->files, &limit, &settle_only, &opening->boot))
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|$OKppO", names, &opening->folder, &opening->name,
+                                     &opening->files, &limit, &settle_only, &suspect, &opening->boot))
         return -1;
     if (opening->boot != Py_None && (!PyBytes_Check(opening->boot) || PyBytes_Size(opening->boot) != 16)) {
         PyErr_SetString(PyExc_ValueError, "boot_id must be 16 bytes");
@@ -90,6 +91,7 @@ static int take_opening(PyObject *args, PyObject *keywords, struct opening *open
     opening->options = (struct br_options){
         .log_limit = limit,
         .settle_only = settle_only,
+        .suspect = suspect,
         .boot_id = opening->boot == Py_None ? NULL : (const uint8_t *)PyBytes_AsString(opening->boot),
     };
     return 0;
@@ -372,8 +374,9 @@ static PyMethodDef methods[] = {
 };
 
 static PyType_Slot slots[] = {
-    {Py_tp_doc, (void *)PyDoc_STR("Tracker(folder, name, *, files=None, log_limit=0, settle_only=False, "
-                                  "boot_id=None): see native/tracker.h.")},
+    {Py_tp_doc,
+     (void *)PyDoc_STR("Tracker(folder, name, *, files=None, log_limit=0, settle_only=False, suspect=False, "
+                       "boot_id=None): see native/tracker.h.")},
     {Py_tp_new, (void *)tracker_new},
     {Py_tp_dealloc, (void *)tracker_dealloc},
     {Py_tp_methods, methods},

@@ -40,6 +40,9 @@ struct br_options {
     /* Do not track: only settle what an open would find (an image changed untracked, a tracker that died) and
      * record the image's identity. The image is opened for reading and not locked against QEMU. */
     bool settle_only;
+    /* With settle_only: an fsync of the image failed elsewhere; have the next open take all of it for
+     * suspect. */
+    bool suspect;
     const uint8_t *boot_id; /* NULL: the kernel's; for tests */
 };
 

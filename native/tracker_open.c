@@ -159,7 +159,10 @@ static int record_closed(struct br_tracker *tracker) {
 }
 
 /* Settle without tracking: the image's sync stands before the record of its identity. */
-static int settle(struct br_tracker *tracker) {
+static int settle(struct br_tracker *tracker, bool suspect) {
+    tracker->image_failed = suspect;
+    if (suspect)
+        return br_save_state(tracker);
     int error = br_tracker_flush(tracker);
     return error ? error : record_closed(tracker);
 }
@@ -194,7 +197,7 @@ static int take_over(struct br_tracker *tracker, enum br_loaded loaded, const st
         error = br_tracking_cover(tracking, tracker->size);
     tracking->state.covered = tracker->size;
     if (!error)
-        error = options->settle_only ? settle(tracker) : record_open(tracker, &now, boot);
+        error = options->settle_only ? settle(tracker, options->suspect) : record_open(tracker, &now, boot);
     return error ? error : clear_slots(tracker);
 }
 

@@ -93,6 +93,7 @@ class Tracker:
         files: object = None,
         log_limit: int = 0,
         settle_only: bool = False,
+        suspect: bool = False,
         boot_id: bytes | None = None,
     ) -> Tracker: ...
     def pread(self, length: int, offset: int) -> bytes: ...

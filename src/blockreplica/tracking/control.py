@@ -49,7 +49,7 @@ class Cuttable(Protocol):
 class ControlServer:
     """Answers for one tracked image, each connection in a thread of its own."""
 
-    def __init__(self, path: Path, image: Cuttable, cutting: threading.Lock) -> None:
+    def __init__(self, path: Path, image: Cuttable, cutting: threading.RLock) -> None:
         self._path, self._image, self._cutting = path, image, cutting
         self._connections: set[socket.socket] = set()
         self._closed = False
@@ -108,7 +108,7 @@ class ControlServer:
 class _Session:
     """What one connection has under way."""
 
-    def __init__(self, image: Cuttable, cutting: threading.Lock) -> None:
+    def __init__(self, image: Cuttable, cutting: threading.RLock) -> None:
         self._image, self._cutting, self._holds = image, cutting, False
 
     def answer(self, line: bytes) -> dict[str, Any]:

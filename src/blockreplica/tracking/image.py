@@ -38,7 +38,7 @@ class TrackedImage:
         self._names = Names.of(Path(path))
         self.path = self._names.image
         self.warnings: list[str] = []
-        self._cutting = threading.Lock()
+        self._cutting = threading.RLock()
         self._tracker = _open(self.path, files, log_limit)
         self._control: ControlServer | None = None
         if self._tracker.status()["restarted"]:
@@ -93,7 +93,7 @@ class TrackedImage:
 
     def cut(self) -> Cut:
         """End the epoch: seal its log as `<image>.<epoch>.hrl`, begin the next. Writes go on meanwhile."""
-        with self._typed_failures():
+        with self._cutting, self._typed_failures():
             return Cut.from_native(self._tracker.cut())
 
     def prepare(self, word: Path) -> None:

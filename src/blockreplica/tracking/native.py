@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from ..kernels import Tracker
 
 
-def open_tracker(image: Path, *, files: Files, log_limit: int | None = None, settle_only: bool = False) -> Tracker:
+def open_tracker(
+    image: Path, *, files: Files, log_limit: int | None = None, settle_only: bool = False, suspect: bool = False
+) -> Tracker:
     """Open the tracker of `image`. The real file system is reached without Python; any other through its objects."""
     try:
         return kernels.Tracker(
@@ -22,6 +24,7 @@ def open_tracker(image: Path, *, files: Files, log_limit: int | None = None, set
             files=None if type(files) is Files else files,
             log_limit=log_limit or 0,
             settle_only=settle_only,
+            suspect=suspect,
         )
     except kernels.TrackerFailure as failure:
         raise typed(failure, image) from None

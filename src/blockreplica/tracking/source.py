@@ -14,7 +14,7 @@ from typing import Literal
 from uuid import UUID
 
 from ..bitmap import DirtyBitmap
-from ..errors import BlockReplicaError, BusyError, FormatError, NotFoundError
+from ..errors import BlockReplicaError, BusyError, FormatError, NotFoundError, StorageError
 from ..files import FILES, File, Files
 from ..hrl import Header
 from .control import Control, GoneError
@@ -152,8 +152,12 @@ class ImageSource:
                     return
             except GoneError:
                 pass
-        with self._files.open(self.path) as image:
-            image.sync()
+        try:
+            with self._files.open(self.path) as image:
+                image.sync()
+        except StorageError:
+            self._distrust()
+            raise
 
     def set_cursor(self, relationship: UUID, epoch: int) -> None:
         """Record durably that a relationship has everything up to `epoch`; let go of what all have."""
@@ -171,6 +175,11 @@ class ImageSource:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _distrust(self) -> None:
+        """After a failed fsync of a closed image: one that succeeds later proves nothing, so all is compared again."""
+        if self._files.exists(self.names.tracking):
+            open_tracker(self.path, files=self._files, settle_only=True, suspect=True).close()
 
     def _look(self) -> SourceState:
         if not self._files.exists(self.names.tracking):

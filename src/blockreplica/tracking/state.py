@@ -42,10 +42,18 @@ def read_state(file: File, path: Path) -> TrackingState | None:
     if len(raw) < SIZE or raw[:8] != _MAGIC or kernels.crc32c(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
         return None
     (
-        _, version, _, tracking_id, epoch, size, _, chain, _, pid, flags, _,
+        _, version, _, tracking_id, epoch, size, covered, chain, _, pid, flags, _,
         inode, image_size, mtime, ctime, generation, _, _,
     ) = _FIELDS.unpack_from(raw)  # fmt: skip
     if version != VERSION:
         raise TrackingError.at(path, 8, "version", wanted=VERSION, got=version, hint="a newer blockreplica wrote it")
+    if file.size() < _length(covered):
+        return None
     identity = Identity(inode, image_size, mtime, ctime, generation)
     return TrackingState(UUID(bytes_le=tracking_id), epoch, size, UUID(bytes_le=chain), pid, flags & 3 == 1, identity)
+
+
+def _length(covered: int) -> int:
+    """Bytes of a tracking file: two pages, then two slots of a bit for every 64 KiB, in whole pages."""
+    granules = -(-covered // (1 << 16))
+    return 8192 + 2 * 4096 * max(1, -(-granules // (8 * 4096)))

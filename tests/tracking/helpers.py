@@ -1,0 +1,148 @@
+"""What the tests of tracking have in common: images, replayed logs, and file systems that fail when told to."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from blockreplica.bitmap import DirtyBitmap
+from blockreplica.files import File, Files
+from blockreplica.hrl import LogReader
+from blockreplica.tracking import EpochRecord, TrackedImage
+
+GRANULE = 65536
+KIB, MIB = 1 << 10, 1 << 20
+
+
+def make_image(path: Path, size: int, *, seed: int | None = None) -> bytes:
+    """An image of zeros, or of noise; returns its content."""
+    content = bytes(size) if seed is None else random.Random(seed).randbytes(size)
+    path.write_bytes(content)
+    return content
+
+
+def replay(logs: Iterable[Path | None], content: bytes | bytearray) -> bytearray:
+    """The image after these sealed logs, each checked whole first. It grows where entries lie behind its end."""
+    image = bytearray(content)
+    for path in logs:
+        assert path is not None, "an epoch has no log"
+        with LogReader.open(path) as log:
+            assert log.check().data == "checked"
+            for rows in log.entries():
+                for row in rows:
+                    _apply(log, image, int(row["offset"]), int(row["length"]), int(row["source"]), row["operation"])
+    return image
+
+
+def _apply(log: LogReader, image: bytearray, offset: int, length: int, source: int, operation: int) -> None:
+    data = bytes(length) if operation == 2 else log.file.pread(length, source)
+    image.extend(bytes(max(0, offset + length - len(image))))
+    image[offset : offset + length] = data
+
+
+def dirty_granules(records: Iterable[EpochRecord], size: int) -> set[int]:
+    """The granules that the bitmaps of these epochs name; all of them where an epoch has neither log nor bitmap."""
+    found: set[int] = set()
+    for record in records:
+        if record.dirty is None:
+            assert record.log is None
+            return set(range(-(-size // GRANULE)))
+        for extent in DirtyBitmap.open(record.dirty).extents():
+            found.update(range(extent.offset // GRANULE, -(-extent.end // GRANULE)))
+    return found
+
+
+def differing_granules(one: bytes | bytearray, other: bytes | bytearray) -> set[int]:
+    """The granules in which two contents differ."""
+    return {
+        at // GRANULE
+        for at in range(0, max(len(one), len(other)), GRANULE)
+        if one[at : at + GRANULE] != other[at : at + GRANULE]
+    }
+
+
+def beside(image: Path) -> set[str]:
+    """What follows the image's name in the names of its tracker's files."""
+    return {path.name.removeprefix(image.name) for path in image.parent.iterdir() if path != image}
+
+
+def die(tracked: TrackedImage) -> None:
+    """As kill -9 would, but for the socket, which nobody would answer either."""
+    tracked._tracker.drop()
+    tracked.close()
+
+
+#: Called before each change: what is done, the file's name, the file (if one is open), and the arguments. It may raise.
+Hook = Callable[[str, str, "HookedFile | None", tuple[Any, ...]], None]
+
+
+class HookedFile(File):
+    """The real file; a hook hears of every change first."""
+
+    __slots__ = ("_hook",)
+
+    def __init__(self, path: Path, fd: int, hook: Hook) -> None:
+        super().__init__(path, fd)
+        self._hook = hook
+
+    def pwrite(self, data: Any, offset: int) -> None:
+        self._hook("pwrite", self.path.name, self, (data, offset))
+        super().pwrite(data, offset)
+
+    def pread(self, length: int, offset: int) -> bytes:
+        self._hook("pread", self.path.name, self, (length, offset))
+        return super().pread(length, offset)
+
+    def zero(self, offset: int, length: int) -> None:
+        self._hook("zero", self.path.name, self, (offset, length))
+        super().zero(offset, length)
+
+    def truncate(self, size: int) -> None:
+        self._hook("truncate", self.path.name, self, (size,))
+        super().truncate(size)
+
+    def sync(self) -> None:
+        self._hook("sync", self.path.name, self, ())
+        super().sync()
+
+    def write_past_the_hook(self, data: bytes, offset: int) -> None:
+        """For a hook that does a part of a write before it fails it."""
+        super().pwrite(data, offset)
+
+
+class HookedFiles(Files):
+    """The real file system; a hook hears of every change first."""
+
+    def __init__(self, hook: Hook | None = None) -> None:
+        self.hook: Hook = hook or (lambda *_: None)
+
+    def open(self, path: Path, *, write: bool = False, create: bool = False, exclusive: bool = False) -> File:
+        if create:
+            self.hook("create", path.name, None, ())
+        with super().open(path, write=write, create=create, exclusive=exclusive) as plain:
+            return HookedFile(path, os.dup(plain.fileno()), lambda *event: self.hook(*event))
+
+    def rename(self, source: Path, target: Path) -> None:
+        self.hook("rename", source.name, None, (target.name,))
+        super().rename(source, target)
+
+    def unlink(self, path: Path) -> None:
+        self.hook("unlink", path.name, None, ())
+        super().unlink(path)
+
+    def sync_folder(self, path: Path) -> None:
+        self.hook("sync folder", path.name, None, ())
+        super().sync_folder(path)
+
+
+def failing(number: int, what: str, name: str) -> Hook:
+    """A hook that fails every `what` of file `name` with this errno."""
+
+    def hook(event: str, file: str, _: HookedFile | None, __: tuple[Any, ...]) -> None:
+        if event == what and file == name:
+            raise OSError(number, os.strerror(number))
+
+    return hook

@@ -1,0 +1,420 @@
+"""Rules 4 and 5: a cut is an epoch word, not a drain; every tracker can be asked for one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blockreplica.errors import BusyError, StorageError
+from blockreplica.tracking import Cut, ImageSource, cut_together, track
+from blockreplica.tracking.names import Names
+
+from .helpers import KIB, MIB, HookedFile, HookedFiles, beside, die, dirty_granules, make_image, replay
+
+COUNTER = struct.Struct("<Q")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / "a.img", tmp_path / "b.img"]
+    for path in paths:
+        make_image(path, MIB)
+    return paths
+
+
+def counters(image: Path, cuts: list[Cut]) -> list[int]:
+    """The counter in the image at each cut, by its logs."""
+    content, found, epoch = bytearray(MIB), [], 0
+    for cut in cuts:
+        records = ImageSource.open(image).records(epoch, cut.epoch)
+        content = replay([record.log for record in records], content)
+        found.append(COUNTER.unpack_from(content)[0])
+        epoch = cut.epoch
+    return found
+
+
+def check_counters(images: list[Path], cuts: list[list[Cut | None]], written: int) -> None:
+    first = counters(images[0], [cut[0] for cut in cuts if cut[0]])
+    second = counters(images[1], [cut[1] for cut in cuts if cut[1]])
+    print(list(zip(first, second, strict=True)))
+    for ahead, behind in zip(first, second, strict=True):
+        assert behind <= ahead <= behind + 1, "the second disk is ahead of the first, or lost a write"
+    assert first == sorted(first)
+    assert first[-1] == written
+
+
+def test_no_cut_of_two_images_shows_the_second_ahead_of_the_first(images: list[Path]) -> None:
+    with track(images[0]) as first, track(images[1]) as second:
+        done, written = threading.Event(), 0
+
+        def count() -> None:
+            nonlocal written
+            while not done.is_set():
+                written += 1
+                first.pwrite(COUNTER.pack(written), 0)
+                second.pwrite(COUNTER.pack(written), 0)
+
+        writer = threading.Thread(target=count)
+        writer.start()
+        sources = [ImageSource.open(path) for path in images]
+        cuts = [cut_together(sources) for _ in range(15)]
+        done.set()
+        writer.join()
+        cuts.append(cut_together(sources))
+    check_counters(images, cuts, written)
+
+
+SERVANT = """
+import struct, sys
+from blockreplica.tracking import track
+with track(sys.argv[1]) as image:
+    print("ready", flush=True)
+    for line in sys.stdin:
+        image.pwrite(struct.pack("<Q", int(line)), 0)
+        print(flush=True)
+"""
+
+
+def test_no_cut_over_two_processes_shows_the_second_ahead_of_the_first(images: list[Path]) -> None:
+    children = [subprocess.Popen([sys.executable, "-c", SERVANT, path], stdin=-1, stdout=-1) for path in images]
+
+    def tell(child: subprocess.Popen[bytes], number: int) -> None:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(b"%d\n" % number)
+        child.stdin.flush()
+        child.stdout.readline()
+
+    for child in children:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+    done, written = threading.Event(), 0
+
+    def count() -> None:
+        nonlocal written
+        while not done.is_set():
+            written += 1
+            for child in children:
+                tell(child, written)
+
+    writer = threading.Thread(target=count)
+    writer.start()
+    sources = [ImageSource.open(path) for path in images]
+    assert [source.state for source in sources] == ["tracking", "tracking"]
+    cuts = [cut_together(sources) for _ in range(12)]
+    done.set()
+    writer.join()
+    cuts.append(cut_together(sources))
+    for child in children:
+        child.communicate()
+        assert child.returncode == 0
+    check_counters(images, cuts, written)
+
+
+def test_cuts_under_load_are_prefixes_of_what_was_written(tmp_path: Path) -> None:
+    """One writer, a journal: at each cut exactly the first so many of its records are there."""
+    image = tmp_path / "vm.img"
+    make_image(image, MIB)
+    with track(image, log_limit=1 << 30) as tracked:
+        done = threading.Event()
+
+        def journal() -> None:
+            number = 0
+            while not done.is_set():
+                number += 1
+                tracked.pwrite(COUNTER.pack(number), number * 8 % (MIB // 8) * 8)
+
+        writer = threading.Thread(target=journal)
+        writer.start()
+        cuts = [tracked.cut() for _ in range(15)]
+        done.set()
+        writer.join()
+    content, epoch, records = bytearray(MIB), 0, 0
+    for cut in cuts:
+        logs = [record.log for record in ImageSource.open(image).records(epoch, cut.epoch)]
+        content, epoch = replay(logs, content), cut.epoch
+        values = sorted(value for (value,) in COUNTER.iter_unpack(content) if value)
+        assert values == list(range(values[0], values[-1] + 1)) if values else True
+        assert len(values) >= min(records, MIB // 64)
+        records = len(values)
+
+
+def test_a_write_in_flight_keeps_its_epoch_and_stops_nobody(tmp_path: Path) -> None:
+    """Logs N and N+1 stand open together until no write of N is in flight."""
+    image = tmp_path / "vm.img"
+    make_image(image, MIB)
+    reached, go_on = threading.Event(), threading.Event()
+
+    def slow(what: str, name: str, _: HookedFile | None, arguments: tuple[Any, ...]) -> None:
+        if (what, name) == ("pwrite", "vm.img") and arguments[1] == 8192:
+            reached.set()
+            assert go_on.wait(30)
+
+    word = tmp_path / "word"
+    word.write_bytes(bytes(8))
+    with track(image, files=HookedFiles(slow)) as tracked:
+        writer = threading.Thread(target=tracked.pwrite, args=(b"old" * 100, 8192))
+        writer.start()
+        assert reached.wait(30)
+        tracked.prepare(word)
+        word.write_bytes(b"\1".ljust(8, b"\0"))
+        tracked.pwrite(b"new", 100_000)  # of the next epoch, while the old one still has a write in flight
+        assert {".hrl", ".hrl.next"} <= beside(image)
+        cuts: list[Cut] = []
+        cutter = threading.Thread(target=lambda: cuts.append(tracked.finish()))
+        cutter.start()
+        tracked.pwrite(b"newer", 200_000)
+        assert not cuts
+        go_on.set()
+        cutter.join()
+        writer.join()
+        tracked.cut()
+    first, second = (record.log for record in ImageSource.open(image).records(0, 2))
+    assert replay([first], bytes(MIB)) == bytes(8192) + b"old" * 100 + bytes(MIB - 8192 - 300)
+    assert replay([first, second], bytes(MIB)) == image.read_bytes()
+
+
+def test_an_overlapping_write_waits_for_the_one_in_flight_and_only_that(tmp_path: Path) -> None:
+    image = tmp_path / "vm.img"
+    make_image(image, MIB)
+    reached, go_on, order = threading.Event(), threading.Event(), []
+
+    def slow(what: str, name: str, _: HookedFile | None, arguments: tuple[Any, ...]) -> None:
+        if (what, name) == ("pwrite", "vm.img"):
+            order.append(bytes(arguments[0][:1]))
+            if arguments[0][:1] == b"1":
+                reached.set()
+                assert go_on.wait(30)
+
+    with track(image, files=HookedFiles(slow)) as tracked:
+        first = threading.Thread(target=tracked.pwrite, args=(b"1" * 4096, 0))
+        first.start()
+        assert reached.wait(30)
+        second = threading.Thread(target=tracked.pwrite, args=(b"2" * 4096, 4095))
+        second.start()
+        tracked.pwrite(b"3" * 4096, 8192)
+        assert order == [b"1", b"3"]
+        go_on.set()
+        first.join()
+        second.join()
+    assert order == [b"1", b"3", b"2"]
+    assert image.read_bytes()[:8192] == b"1" * 4095 + b"2" * 4096 + b"\0"
+
+
+def test_a_cutter_that_dies_before_the_instant_leaves_nothing_behind(images: list[Path], tmp_path: Path) -> None:
+    word = tmp_path / "word"
+    word.write_bytes(bytes(8))
+    with track(images[0]) as tracked:
+        tracked.pwrite(b"a", 0)
+        control = ImageSource.open(images[0]).ask()
+        assert control is not None
+        control.prepare(word)
+        control.close()
+        cut = tracked.cut()
+        assert cut.epoch == 1
+        word.write_bytes(b"\1" * 8)  # too late: nobody looks any more
+        tracked.pwrite(b"b", 1)
+        assert tracked.status().epoch == 2
+    assert replay([Names.of(images[0]).log(1)], bytes(MIB))[:2] == b"a\0"
+
+
+def test_a_cutter_that_dies_after_the_instant_leaves_a_finished_cut(images: list[Path], tmp_path: Path) -> None:
+    word = tmp_path / "word"
+    word.write_bytes(bytes(8))
+    with track(images[0]) as tracked:
+        tracked.pwrite(b"a", 0)
+        control = ImageSource.open(images[0]).ask()
+        assert control is not None
+        control.prepare(word)
+        word.write_bytes(b"\1".ljust(8, b"\0"))
+        tracked.pwrite(b"b", 1)
+        control.close()
+        assert tracked.cut().epoch == 2
+    first, second = (record.log for record in ImageSource.open(images[0]).records(0, 2))
+    assert replay([first], bytes(MIB))[:2] == b"a\0"
+    assert replay([first, second], bytes(MIB))[:2] == b"ab"
+
+
+def test_a_cut_that_can_not_be_recorded_is_finished_by_the_next_one(tmp_path: Path) -> None:
+    image = tmp_path / "vm.img"
+    make_image(image, MIB)
+    files = HookedFiles()
+
+    def broken(what: str, name: str, _: HookedFile | None, arguments: tuple[Any, ...]) -> None:
+        if (what, name) == ("pwrite", "vm.img.tracking") and arguments[1] == 0:
+            raise OSError(5, "broken")
+
+    with track(image, files=files) as tracked:
+        tracked.pwrite(b"a", 0)
+        files.hook = broken
+        with pytest.raises(StorageError):
+            tracked.cut()
+        tracked.pwrite(b"b", 1)
+        with pytest.raises(StorageError):
+            tracked.cut()
+        files.hook = lambda *_: None
+        assert tracked.cut().epoch == 2
+    records = ImageSource.open(image).records(0, 2)
+    assert replay([record.log for record in records], bytes(MIB))[:2] == b"ab"
+
+
+def test_every_file_that_fails_in_a_cut_costs_no_change(tmp_path: Path) -> None:
+    """Each change of a file that a cut makes fails in turn; what is left names every granule that differs."""
+    image = tmp_path / "vm.img"
+    for step in range(100):
+        make_image(image, MIB)
+        left = step
+
+        def hook(*_: object) -> None:
+            nonlocal left
+            left -= 1
+            if left == -1:
+                raise OSError(28, "full")
+
+        files = HookedFiles()
+        with track(image, files=files) as tracked:
+            tracked.pwrite(b"a", 5 * 65536)
+            files.hook = hook
+            with contextlib.suppress(StorageError):
+                tracked.cut()
+            files.hook = lambda *_: None
+            tracked.pwrite(b"b", 7 * 65536)
+            cut = tracked.cut()
+        records = ImageSource.open(image).records(0, cut.epoch)
+        print(step, [(one.epoch, one.log is not None, one.dirty is not None) for one in records])
+        known: set[int] = set()
+        for record in records:
+            if record.dirty is None and record.log is not None:
+                changed = replay([record.log], bytes(MIB))
+                known |= {at for at in (5, 7) if changed[at * 65536]}
+            else:
+                known |= dirty_granules([record], MIB)
+        assert {5, 7} <= known, f"step {step}"
+        for path in tmp_path.glob("vm.img.*"):
+            path.unlink()
+        if left >= 0:
+            assert step > 5
+            return
+    raise AssertionError("a cut has no end")
+
+
+def test_closed_and_untracked_images_are_cut_together_with_live_ones(images: list[Path], tmp_path: Path) -> None:
+    plain = tmp_path / "plain.img"
+    make_image(plain, KIB)
+    with track(images[0]) as closed:
+        closed.pwrite(b"x", 0)
+    with track(images[1]) as live:
+        live.pwrite(b"y", 0)
+        cuts = cut_together([ImageSource.open(path) for path in (plain, images[1], images[0])])
+        again = cut_together([ImageSource.open(path) for path in (plain, images[1], images[0])])
+    assert cuts[0] is None
+    assert [cut.epoch for cut in cuts if cut] == [1, 1]
+    assert [cut.epoch for cut in again if cut] == [2, 1]
+    assert len({cut.time for cut in cuts if cut}) == 1
+
+
+def test_a_tracker_can_not_begin_while_its_closed_image_is_cut(images: list[Path]) -> None:
+    with track(images[0]) as tracked:
+        tracked.pwrite(b"x", 0)
+    held = ImageSource.open(images[0]).hold()
+    assert held is not None
+    with held, pytest.raises(BusyError):
+        track(images[0])
+    track(images[0]).close()
+
+
+def test_a_tracker_that_died_is_cut_by_settling_it(images: list[Path]) -> None:
+    dead, live = track(images[0]), track(images[1])
+    dead.pwrite(b"x", 3 * 65536)
+    die(dead)
+    cuts = cut_together([ImageSource.open(path) for path in images])
+    live.close()
+    assert [cut.epoch for cut in cuts if cut] == [1, 1]
+    assert dirty_granules(ImageSource.open(images[0]).records(0, 1), MIB) == {3}
+
+
+def test_cuts_by_many_at_once_all_succeed(images: list[Path]) -> None:
+    found: list[list[Cut | None]] = []
+    with track(images[0]) as first, track(images[1]) as second:
+
+        def cut() -> None:
+            for _ in range(3):
+                order = random.sample(images, 2)
+                found.append(cut_together([ImageSource.open(path) for path in order]))
+                second.cut()
+
+        threads = [threading.Thread(target=cut) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert first.cut().epoch == 10
+        assert second.cut().epoch == 19
+    assert len(found) == 9
+    assert not list(images[0].parent.glob("*.word-*"))
+
+
+def test_a_path_longer_than_a_socket_address_is_no_obstacle(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 40) / ("longer" * 30)
+    folder.mkdir(parents=True)
+    image = folder / ("n" * 200)
+    make_image(image, MIB)
+    assert len(os.fsencode(image)) > 400
+    with track(image) as tracked:
+        assert tracked.warnings == []
+        tracked.pwrite(b"x", 0)
+        cut = ImageSource.open(image).cut()
+        assert cut is not None
+        assert cut.epoch == 1
+    assert not Names.of(image).control.exists()
+
+
+def test_the_socket_of_a_dead_tracker_is_replaced(images: list[Path]) -> None:
+    path = Names.of(images[0]).control
+    tracked = track(images[0])
+    stale = path.with_name("stale")
+    os.link(path, stale)
+    tracked.close()
+    os.rename(stale, path)
+    assert ImageSource.open(images[0]).state == "closed"
+    with track(images[0]):
+        cut = ImageSource.open(images[0]).cut()
+        assert cut is not None
+        assert cut.epoch == 1
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"x" * 100_000, b"nonsense", b"prepare", b"finish", b"prepare /no/such", b"\xff"]
+)
+def test_nonsense_on_the_control_socket_disturbs_nobody(images: list[Path], line: bytes) -> None:
+    with track(images[0]) as tracked:
+        control = ImageSource.open(images[0]).ask()
+        assert control is not None
+        with control:
+            control._stream.write(line + b"\n")
+            control._stream.flush()
+            answer = control._stream.readline()
+        assert b'"error"' in answer
+        tracked.pwrite(b"x", 0)
+        assert tracked.cut().epoch == 1
+
+
+def test_status_tells_another_process_how_the_tracker_is(images: list[Path]) -> None:
+    with track(images[0]) as tracked:
+        tracked.pwrite(b"x" * 70_000, 0)
+        status = ImageSource.open(images[0]).status()
+        assert status == tracked.status()
+        assert status is not None
+        assert (status.state, status.pid, status.epoch, status.writes) == ("tracking", os.getpid(), 1, 1)
+        assert status.dirty_bytes == 131072
+        assert status.log_bytes > 70_000
+    assert ImageSource.open(images[0]).status() is None

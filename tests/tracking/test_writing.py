@@ -1,0 +1,423 @@
+"""Rule 1: the order of one write, and what is logged when a part of it fails; rule 3: the guest before all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blockreplica.errors import NoSpaceError, NotFoundError, StorageError, UsageError
+from blockreplica.files import File, Files
+from blockreplica.hrl import LogReader
+from blockreplica.tracking import ImageSource, TrackedImage, track
+
+from .helpers import (
+    GRANULE,
+    KIB,
+    MIB,
+    HookedFile,
+    HookedFiles,
+    beside,
+    die,
+    differing_granules,
+    dirty_granules,
+    failing,
+    make_image,
+    replay,
+)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "vm.img"
+    make_image(path, MIB, seed=1)
+    return path
+
+
+def entries(log: Path) -> list[tuple[int, int, int]]:
+    with LogReader.open(log) as reader:
+        return [
+            (int(row["offset"]), int(row["length"]), int(row["operation"])) for rows in reader.entries() for row in rows
+        ]
+
+
+def test_every_kind_of_change_goes_into_image_and_log(image: Path) -> None:
+    before = image.read_bytes()
+    with track(image) as tracked:
+        tracked.pwrite(b"abc", 10)
+        tracked.pwrite(bytearray(b"def"), 12)
+        tracked.zero(4096, 8192)
+        tracked.discard(100_000, 5000)
+        tracked.pwrite(memoryview(b"g" * 100_000), 500_000)
+        tracked.flush()
+        assert tracked.pread(6, 10) == b"abdef" + before[15:16]
+        cut = tracked.cut()
+    assert cut.epoch == 1
+    assert cut.size == MIB
+    log = image.with_name("vm.img.000001.hrl")
+    assert entries(log) == [(10, 3, 1), (12, 3, 1), (4096, 8192, 2), (100_000, 5000, 2), (500_000, 100_000, 1)]
+    assert replay([log], before) == image.read_bytes() != before
+
+
+def test_a_sealed_log_names_the_cut_and_continues_the_chain(image: Path) -> None:
+    with track(image) as tracked:
+        cuts = []
+        for byte in b"xyz":
+            tracked.pwrite(bytes([byte]), byte)
+            cuts.append(tracked.cut())
+    previous = None
+    for cut in cuts:
+        with LogReader.open(image.with_name(f"vm.img.{cut.epoch:06d}.hrl")) as log:
+            assert log.header.unique_id == cut.chain
+            assert log.header.data_write_guid == cut.tracking_id
+            assert previous in (None, log.header.previous_id)
+            assert log.closed
+        previous = cut.chain
+
+
+def test_dirty_bits_come_before_the_log_and_the_log_before_the_image(image: Path) -> None:
+    events: list[tuple[str, str]] = []
+
+    def hook(what: str, name: str, _: HookedFile | None, arguments: tuple[Any, ...]) -> None:
+        if not (name == "vm.img.tracking" and arguments[1:] == (4096,)):  # stamps come by the clock
+            events.append((what, name))
+
+    files = HookedFiles()
+    with track(image, files=files) as tracked:
+        files.hook = hook
+        tracked.pwrite(b"x" * 4096, 8192)
+        tracked.pwrite(b"y" * 4096, 8192)  # the bit is set already
+        tracked.zero(3 * GRANULE, 4096)
+        files.hook = lambda *_: None
+    assert events == [
+        ("pwrite", "vm.img.tracking"),
+        ("pwrite", "vm.img.hrl"),
+        ("pwrite", "vm.img"),
+        ("pwrite", "vm.img.hrl"),
+        ("pwrite", "vm.img"),
+        ("pwrite", "vm.img.tracking"),
+        ("zero", "vm.img"),
+    ]
+
+
+@pytest.mark.parametrize("kept", [0, 1000, 4096])
+def test_a_write_that_the_image_fails_is_logged_as_what_the_image_holds(image: Path, kept: int) -> None:
+    before = image.read_bytes()
+
+    def tear(what: str, name: str, file: HookedFile | None, arguments: tuple[Any, ...]) -> None:
+        if (what, name) == ("pwrite", "vm.img"):
+            assert file is not None
+            file.write_past_the_hook(arguments[0][:kept], arguments[1])
+            raise OSError(errno.EIO, "torn")
+
+    files = HookedFiles(tear)
+    with track(image, files=files) as tracked:
+        with pytest.raises(StorageError, match="EIO"):
+            tracked.pwrite(b"z" * 4096, 20_000)
+        tracked.cut()
+    log = image.with_name("vm.img.000001.hrl")
+    after = image.read_bytes()
+    assert after == before[:20_000] + b"z" * kept + before[20_000 + kept :]
+    assert replay([log], before) == after
+
+
+def test_when_the_image_can_not_even_be_read_back_the_bitmap_stands_in_for_the_log(image: Path) -> None:
+    def broken(what: str, name: str, _: HookedFile | None, __: tuple[Any, ...]) -> None:
+        if name == "vm.img" and what in ("pwrite", "pread"):
+            raise OSError(errno.EIO, "broken")
+
+    files = HookedFiles(broken)
+    with track(image, files=files) as tracked:
+        with pytest.raises(StorageError):
+            tracked.pwrite(b"z" * 4096, 20_000)
+        assert tracked.status().log_failed
+        assert tracked.status().state == "bitmap only"
+        files.hook = lambda *_: None
+        cut = tracked.cut()
+        assert tracked.status().state == "tracking"
+        [record] = ImageSource.open(image).records(0, cut.epoch)
+        assert record.log is None
+        assert dirty_granules([record], MIB) == {0}
+
+
+class Trimming(HookedFiles):
+    """An image whose discarded bytes become whatever they become."""
+
+    class _Image(HookedFile):
+        __slots__ = ()
+
+        def discard(self, offset: int, length: int) -> bool:
+            self.write_past_the_hook(b"\xa5" * (length // 2), offset)
+            return False
+
+    def open(self, path: Path, *, write: bool = False, create: bool = False, exclusive: bool = False) -> File:
+        if path.name != "vm.img":
+            return super().open(path, write=write, create=create, exclusive=exclusive)
+        with Files.open(self, path, write=write, create=create, exclusive=exclusive) as plain:
+            return self._Image(path, os.dup(plain.fileno()), self.hook)
+
+
+def test_a_discard_is_logged_as_zero_only_where_the_image_reads_zero(image: Path) -> None:
+    before = image.read_bytes()
+    with track(image, files=Trimming()) as tracked:
+        tracked.discard(70_000, 10_000)
+        tracked.cut()
+    log = image.with_name("vm.img.000001.hrl")
+    after = image.read_bytes()
+    assert after[70_000:75_000] == b"\xa5" * 5000
+    assert entries(log) == [(70_000, 10_000, 1)]
+    assert replay([log], before) == after
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+def test_a_log_that_can_not_be_written_never_fails_the_write(image: Path, number: int) -> None:
+    before = image.read_bytes()
+    files = HookedFiles(failing(number, "pwrite", "vm.img.hrl"))
+    with track(image, files=files) as tracked:
+        tracked.pwrite(b"a" * 4096, 0)
+        tracked.pwrite(b"b" * 4096, 5 * GRANULE)
+        status = tracked.status()
+        assert status.state == "bitmap only"
+        assert status.log_error == os.strerror(number)
+        assert status.dirty_bytes == 2 * GRANULE
+        files.hook = lambda *_: None
+        first = tracked.cut()
+        tracked.pwrite(b"c" * 4096, 9 * GRANULE)
+        second = tracked.cut()
+    records = ImageSource.open(image).records(0, second.epoch)
+    assert first.epoch == 1
+    assert [(record.log is None, record.dirty is None) for record in records] == [(True, False), (False, False)]
+    assert dirty_granules(records, MIB) == differing_granules(before, image.read_bytes())
+
+
+def test_a_log_that_can_not_be_created_never_fails_the_opening_or_the_cut(image: Path) -> None:
+    def full(what: str, name: str, _: HookedFile | None, __: tuple[Any, ...]) -> None:
+        if what == "create" and ".hrl" in name:
+            raise OSError(errno.ENOSPC, "full")
+
+    files = HookedFiles(full)
+    with track(image, files=files) as tracked:
+        tracked.pwrite(b"a", 0)
+        assert tracked.cut().epoch == 1
+        tracked.pwrite(b"b", 0)
+        assert tracked.status().state == "bitmap only"
+        files.hook = lambda *_: None
+        tracked.cut()
+        assert tracked.status().state == "tracking"
+    assert ".000001.hrl" not in beside(image)
+    assert {".000001.dirty", ".000002.dirty"} <= beside(image)
+
+
+def test_an_image_without_room_gets_that_of_the_log(image: Path) -> None:
+    room = 1
+
+    def full(what: str, name: str, _: HookedFile | None, arguments: tuple[Any, ...]) -> None:
+        nonlocal room
+        if (what, name) == ("pwrite", "vm.img") and room <= 0:
+            raise OSError(errno.ENOSPC, "full")
+        if (what, name, arguments) == ("truncate", "vm.img.hrl", (0,)):
+            room += 1
+        if (what, name) == ("pwrite", "vm.img"):
+            room -= 1
+
+    files = HookedFiles()
+    with track(image, files=files) as tracked:
+        files.hook = full
+        tracked.pwrite(b"a" * 4096, 0)
+        tracked.pwrite(b"b" * 4096, 4096)  # fits once the log is gone
+        assert tracked.status().state == "bitmap only"
+        assert image.with_name("vm.img.hrl").stat().st_size == 0
+        with pytest.raises(NoSpaceError):
+            tracked.pwrite(b"c" * 4096, 8192)
+        files.hook = lambda *_: None
+    assert image.read_bytes()[:8192] == b"a" * 4096 + b"b" * 4096
+
+
+def test_a_log_over_its_limit_gives_way_to_the_bitmap_until_the_next_cut(image: Path) -> None:
+    with track(image, log_limit=100 * KIB) as tracked:
+        for at in range(40):
+            tracked.pwrite(b"a" * 4096, at * 8192)
+        assert tracked.status().state == "bitmap only"
+        assert tracked.status().log_bytes == 0
+        tracked.cut()
+        tracked.pwrite(b"b", 0)
+        assert tracked.status().state == "tracking"
+        tracked.cut()
+    assert beside(image) >= {".000001.dirty", ".000002.dirty", ".000002.hrl"}
+    assert ".000001.hrl" not in beside(image)
+
+
+def test_the_limit_is_half_of_the_image_unless_given(tmp_path: Path) -> None:
+    image = tmp_path / "vm.img"
+    make_image(image, 8 * MIB)
+    with track(image) as tracked:
+        for at in range(3):
+            tracked.pwrite(b"a" * MIB, at * MIB)
+        assert tracked.status().state == "tracking"
+        tracked.pwrite(b"a" * MIB, 3 * MIB)
+        assert tracked.status().state == "bitmap only"
+
+
+def test_a_failed_fsync_of_the_image_is_never_taken_back(image: Path) -> None:
+    files = HookedFiles()
+    tracked = track(image, files=files)
+    tracked.pwrite(b"a" * 4096, 0)
+    files.hook = failing(errno.EIO, "sync", "vm.img")
+    with pytest.raises(StorageError, match="EIO"):
+        tracked.flush()
+    files.hook = lambda *_: None
+    with pytest.raises(StorageError):
+        tracked.flush()
+    with pytest.raises(StorageError):
+        ImageSource.open(image).sync_image()
+    assert tracked.status().state == "whole image"
+    cut = tracked.cut()
+    [record] = ImageSource.open(image).records(0, cut.epoch)
+    assert (record.log, record.dirty) == (None, None)
+    with pytest.raises(StorageError):
+        tracked.close()
+    source = ImageSource.open(image)
+    assert source.state == "unclean"
+    settled = source.cut()
+    assert settled is not None
+    assert all(one.log is None and one.dirty is None for one in source.records(cut.epoch, settled.epoch))
+
+
+def test_after_a_failed_fsync_a_killed_tracker_leaves_nothing_to_trust(image: Path) -> None:
+    files = HookedFiles()
+    tracked = track(image, files=files)
+    tracked.pwrite(b"a" * 4096, 0)
+    files.hook = failing(errno.EIO, "sync", "vm.img")
+    with pytest.raises(StorageError):
+        tracked.flush()
+    files.hook = lambda *_: None
+    die(tracked)
+    with track(image):
+        pass
+    [record] = ImageSource.open(image).records(0, 1)
+    assert (record.log, record.dirty) == (None, None)
+
+
+def test_bits_that_can_not_stand_in_the_file_make_a_crash_suspect_but_not_a_cut(image: Path) -> None:
+    def broken(what: str, name: str, _: HookedFile | None, arguments: tuple[Any, ...]) -> None:
+        if (what, name) == ("pwrite", "vm.img.tracking") and arguments[1] >= 8192:
+            raise OSError(errno.EIO, "broken")
+
+    files = HookedFiles()
+    tracked = track(image, files=files)
+    files.hook = broken
+    tracked.pwrite(b"a" * 4096, 0)
+    assert tracked.status().state == "tracking"
+    files.hook = lambda *_: None
+    tracked.cut()
+    [record] = ImageSource.open(image).records(0, 1)
+    assert record.log is not None
+    assert dirty_granules([record], MIB) == {0}
+    files.hook = broken
+    tracked.pwrite(b"b" * 4096, GRANULE)
+    files.hook = lambda *_: None
+    die(tracked)
+    with track(image):
+        pass
+    [record] = ImageSource.open(image).records(1, 2)
+    assert (record.log, record.dirty) == (None, None)
+
+
+def test_when_the_tracking_file_takes_nothing_the_write_goes_on_and_the_state_is_critical(image: Path) -> None:
+    files = HookedFiles()
+    with track(image, files=files) as tracked:
+        files.hook = failing(errno.EIO, "pwrite", "vm.img.tracking")
+        tracked.pwrite(b"a" * 4096, 0)
+        assert tracked.pread(1, 0) == b"a"
+        assert tracked.status().state == "critical"
+        files.hook = lambda *_: None
+
+
+def test_extents_outside_the_image_are_refused_and_change_nothing(image: Path) -> None:
+    before = image.read_bytes()
+    with track(image) as tracked:
+        for offset, length in [(MIB, 1), (MIB - 1, 2), (0, MIB + 1), (2**63 - 1, 1)]:
+            with pytest.raises(UsageError):
+                tracked.pread(length, offset)
+            with pytest.raises(UsageError):
+                tracked.zero(offset, length)
+            with pytest.raises(UsageError):
+                tracked.discard(offset, length)
+        with pytest.raises(UsageError):
+            tracked.pwrite(b"ab", MIB - 1)
+        with pytest.raises(ValueError):
+            tracked.pwrite(b"ab", -1)
+        with pytest.raises(UsageError):
+            tracked.resize(-1)
+        tracked.pwrite(b"", MIB)
+        tracked.zero(MIB, 0)
+        assert tracked.pread(0, MIB) == b""
+        assert tracked.status().dirty_bytes == 0
+    assert image.read_bytes() == before
+
+
+def test_a_missing_image_is_not_found_and_nothing_is_created(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError):
+        track(tmp_path / "none.img")
+    with pytest.raises(NotFoundError):
+        ImageSource.open(tmp_path / "none.img")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_closed_image_refuses_everything_and_closes_twice(image: Path) -> None:
+    tracked = track(image)
+    tracked.close()
+    tracked.close()
+    with pytest.raises(ValueError, match="closed"):
+        tracked.pread(1, 0)
+    with pytest.raises(ValueError, match="closed"):
+        tracked.pwrite(b"a", 0)
+
+
+def test_one_large_write_is_one_change_in_pieces(tmp_path: Path) -> None:
+    image = tmp_path / "vm.img"
+    before = make_image(image, 40 * MIB)
+    data = random.Random(3).randbytes(37 * MIB)
+    with track(image, log_limit=1 << 30) as tracked:
+        tracked.pwrite(data, 12_345)
+        tracked.cut()
+    log = image.with_name("vm.img.000001.hrl")
+    assert sum(length for _, length, _ in entries(log)) == len(data)
+    assert replay([log], before) == image.read_bytes()
+
+
+@pytest.mark.parametrize("through_python", [False, True])
+def test_overlapping_writes_of_many_threads_land_in_the_same_order_in_image_and_log(
+    tmp_path: Path, through_python: bool
+) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    image = tmp_path / "vm.img"
+    before = make_image(image, 256 * KIB)
+    rounds = 300 if through_python else 5000
+    with track(image, files=HookedFiles() if through_python else Files(), log_limit=1 << 30) as tracked:
+        threads = [threading.Thread(target=scribble, args=(tracked, seed + n, rounds)) for n in range(5)]
+        for thread in threads:
+            thread.start()
+        cuts = [tracked.cut() for _ in range(6)]
+        for thread in threads:
+            thread.join()
+        cuts.append(tracked.cut())
+    logs = [record.log for record in ImageSource.open(image).records(0, cuts[-1].epoch)]
+    assert replay(logs, before) == image.read_bytes()
+
+
+def scribble(tracked: TrackedImage, seed: int, rounds: int) -> None:
+    rng = random.Random(seed)
+    for _ in range(rounds):
+        length = rng.randint(1, 3000)
+        offset = rng.randrange(tracked.size - length)
+        if rng.random() < 0.1:
+            tracked.zero(offset, length)
+        else:
+            tracked.pwrite(rng.randbytes(8) * (length // 8 + 1), offset % (tracked.size - length - 8))
