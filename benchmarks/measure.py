@@ -49,6 +49,11 @@ class Series:
         return max(run.peak for run in self.runs)
 
 
+def _environment() -> dict[str, str]:
+    """Ours, without the switch that keeps Python from caching bytecode: an installed program has its cache."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 def run(command: Sequence[str | Path], environment: dict[str, str] | None = None) -> Run:
     """Run to the end; its output is shown only when it fails."""
     words = [str(part) for part in command]
@@ -58,7 +63,7 @@ def run(command: Sequence[str | Path], environment: dict[str, str] | None = None
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | (environment or {}),
+        env=_environment() | (environment or {}),
     )
     if result.returncode:
         sys.exit(f"{' '.join(words)}\nexited with {result.returncode}\n{result.stdout}{result.stderr}")

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .manifest import PointRecord
     from .progress import Progress
-    from .recovery.verify import VerifyReport
     from .protection import Relationship, Status
+    from .recovery.verify import VerifyReport
     from .replication import SyncResult
     from .service.registry import protect, relationship, relationships, unprotect
     from .tracking import Cut, TrackedImage, track

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,16 +35,27 @@ class DeltaLogs:
 
     @classmethod
     def open(
-        cls, records: Sequence[EpochRecord], cursor: Cursor | None, stack: ExitStack, *, files: Files
+        cls,
+        records: Sequence[EpochRecord],
+        cursor: Cursor | None,
+        stack: ExitStack,
+        *,
+        checked: set[Path],
+        files: Files,
     ) -> DeltaLogs:
-        """Open and check; LogError when a log is missing, damaged, or not the successor of the one before."""
+        """Open and check; LogError when a log is missing, damaged, or not the successor of the one before.
+
+        Sealed logs never change: those in `checked` are not read again, and those found good are added.
+        """
         logs: list[LogReader] = []
         chain = cursor.chain if cursor else None
         for record in records:
             if record.log is None:
                 raise LogError(f"the log of epoch {record.epoch} was given up; its dirty bitmap stands in for it")
             log = stack.enter_context(LogReader.open(record.log, files=files))
-            log.check()
+            if record.log not in checked:
+                log.check()
+                checked.add(record.log)
             if log.header.file_type != 0:
                 raise LogError(f"{record.log}: is an undo log; wanted a change log")
             if chain is not None and str(log.header.previous_id) != chain:

@@ -84,6 +84,7 @@ class _Movement:
         self._replica, self._sources, self._settings = replica, sources, settings
         self._progress, self._files, self._clock, self._now = progress, files, clock, now
         self.tally = Tally()
+        self._checked: set[Path] = set()
         self._last = replica.newest()
         cursors = [disk.cursor for disk in self._last.disks] if self._last else [None] * len(sources)
         cuts = cut_together(sources)
@@ -145,7 +146,7 @@ class _Movement:
         damage, log_bytes = "", 0
         try:
             with ExitStack() as stack:
-                log_bytes = DeltaLogs.open(records, cursor, stack, files=self._files).data_bytes
+                log_bytes = self._logs(disk, cursor, stack).data_bytes
         except BlockReplicaError as error:
             damage = log_damage(error, view.name)
         return DiskView(
@@ -217,8 +218,7 @@ class _Movement:
             return False
         try:
             with ExitStack() as stack:
-                records = disk.source.records(held.begin.epoch, disk.cut.epoch)
-                DeltaLogs.open(records, held.begin, stack, files=self._files)
+                self._logs(disk, held.begin, stack)
         except BlockReplicaError:
             return False
         return True
@@ -256,7 +256,7 @@ class _Movement:
             if cut is None or disk.begin is None:
                 disk.fuzzy = disk.identity != list(disk.source.identity().as_list())
                 continue
-            if self._usable(disk, cut):
+            if self._usable(disk):
                 continue
             if disk.source.state != "tracking":
                 disk.fuzzy = True
@@ -270,12 +270,19 @@ class _Movement:
             self._apply(session)
         return again
 
-    def _usable(self, disk: _Disk, cut: Cut) -> bool:
+    def _logs(self, disk: _Disk, begin: Cursor | None, stack: ExitStack) -> DeltaLogs:
+        """The logs from `begin` to the disk's cut, checked; none where nothing tracked it all the time."""
+        records: list[EpochRecord] = []
+        if begin is not None and disk.cut is not None and not disk.fuzzy:
+            records = disk.source.records(begin.epoch, disk.cut.epoch)
+        return DeltaLogs.open(records, begin, stack, checked=self._checked, files=self._files)
+
+    def _usable(self, disk: _Disk) -> bool:
         if disk.begin is None:
             return False
         try:
             with ExitStack() as stack:
-                DeltaLogs.open(disk.source.records(disk.begin.epoch, cut.epoch), disk.begin, stack, files=self._files)
+                self._logs(disk, disk.begin, stack)
         except FormatError:
             return False
         return True
@@ -283,12 +290,7 @@ class _Movement:
     def _apply(self, session: Session) -> None:
         """Apply each disk's logs from its begin to its cut; the disks' begins then stand at their cuts."""
         with ExitStack() as stack:
-            deltas = []
-            for disk in self._disks:
-                records: list[EpochRecord] = []
-                if disk.begin is not None and disk.cut is not None and not disk.fuzzy:
-                    records = disk.source.records(disk.begin.epoch, disk.cut.epoch)
-                deltas.append(DeltaLogs.open(records, None, stack, files=self._files))
+            deltas = [self._logs(disk, disk.begin, stack) for disk in self._disks]
             self._progress.start("delta", sum(delta.data_bytes for delta in deltas))
             for disk, delta, writer in zip(self._disks, deltas, session.disks, strict=True):
                 writer.resize(disk.size)

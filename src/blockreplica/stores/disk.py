@@ -153,9 +153,8 @@ class DiskWriter:
         """EXTENT rows (no buffer places) where an extent of a descriptor differs from the replica; and bytes read.
 
         By the checksum table, reading the source only; or `deep`, reading both, which also mends table entries that
-        do not tell the truth about the image.
+        do not tell the truth about the image. What is staged meanwhile is not seen: windows come once, in order.
         """
-        self.flush()
         first, count = extent.offset // self._block_size, block_count(extent.length, self._block_size)
         theirs = bytearray(count * ENTRY_SIZE)
         ours = self._known_entries(first, count)
