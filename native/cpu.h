@@ -26,7 +26,7 @@ int br_cpu_select(const char *name);
 
 /* The names of the variants that this CPU runs, best last; returns how many there are, at most
  * BR_CPU_VARIANTS. */
-#define BR_CPU_VARIANTS 4
+#define BR_CPU_VARIANTS 3
 size_t br_cpu_names(const char *names[BR_CPU_VARIANTS]);
 
 /* CPUs that this process may use, at least 1 and at most 8. */

@@ -9,7 +9,7 @@
 #define BR_HASH(function) function
 br_hash_fn br_hash_scalar;
 #if defined(__x86_64__)
-br_hash_fn br_hash_sse2, br_hash_avx2, br_hash_avx512;
+br_hash_fn br_hash_sse2, br_hash_avx2;
 #endif
 #else
 #define BR_HAVE_XXHASH 0

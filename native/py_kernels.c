@@ -1,5 +1,5 @@
 /* Python's face of the kernels: check the arguments, let go of the GIL, one call. What each function does and
- * means is told by its twin in _reference.py. */
+ * means is told by its twin in _reference/. */
 #include "py_args.h"
 #include "py_module.h"
 

@@ -1,4 +1,4 @@
-"""Types of the C extension. What the kernels mean is told by their twins in `_reference.py`."""
+"""Types of the C extension. What the kernels mean is told by their twins in `_reference/`."""
 
 from os import PathLike
 from typing import Any

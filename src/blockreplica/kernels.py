@@ -1,6 +1,6 @@
 """The kernels that everything above works with: the C extension, or its Python twin where that is asked for.
 
-What each one does, with shapes, units and errors, is told in `_reference.py`, which is both the twin and the
+What each one does, with shapes, units and errors, is told in `_reference/`, which is both the twin and the
 definition. The C core serves unless BLOCKREPLICA_KERNELS=reference says otherwise; what was asked for by name
 and cannot be had is an ImportError, never a silent fallback. A C core that was built without xxhash.h lacks the
 checksum kernels: those then come from the twin.
