@@ -111,8 +111,5 @@ int br_copy_file(int source, int target, const struct br_blocks *blocks, int pun
     struct job job = {source, target, punch, &few, 0};
     int error = br_for_windows(source, &few, 1, copy_and_begin_writeback, &job);
     *bytes_written = job.bytes_written;
-    /* Only a beginning, no promise: the caller's fsync finds less left to do. A failure shows again there. */
-    if (!error)
-        (void)sync_file_range(target, (off64_t)blocks->offset, (off64_t)blocks->length, SYNC_FILE_RANGE_WRITE);
     return error;
 }
