@@ -128,6 +128,8 @@ def from_os_error(error: OSError, path: object, doing: str) -> BlockReplicaError
     text = f"{path}: {doing} failed: {os.strerror(error.errno or 0)} ({name})"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpaceError(f"{text}; make room and run the command again: it goes on where it was")
+    if error.errno == errno.ENODATA:
+        return StorageError(f"{text}; the file ends before that: it was shrunk meanwhile; run the command again")
     if error.errno == errno.ENOENT:
         return NotFoundError(f"{text}; check the path")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

@@ -74,14 +74,15 @@ class File:
             kernels.write_extents(self._fd, extents, buffer)
 
     def copy_from(
-        self, source: int, offset: int, length: int, block_size: int, table: Buffer, *, seed: int, punch: bool
+        self, source: File, offset: int, length: int, block_size: int, table: Buffer, *, seed: int, punch: bool
     ) -> int:
-        """Copy an extent of descriptor `source` to the same offset, building its checksum table on the way.
+        """Copy an extent of `source` to the same offset here, building its checksum table on the way.
 
         See `kernels.copy_file`; returns the bytes written.
         """
-        with translated(self.path, f"copying to offset {offset}"):
-            return kernels.copy_file(source, self._fd, offset, length, block_size, table, seed=seed, punch=punch)
+        fd = source.fileno()
+        with translated(self.path, f"copying {source.path} from offset {offset}"):
+            return kernels.copy_file(fd, self._fd, offset, length, block_size, table, seed=seed, punch=punch)
 
     def zero(self, offset: int, length: int) -> None:
         """Make the extent read as zeros, as a hole where the file system has holes; the size stays."""

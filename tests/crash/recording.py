@@ -57,9 +57,9 @@ class RecordingFile(File):
             self.pwrite(view[start : start + length], offset)
 
     def copy_from(
-        self, source: int, offset: int, length: int, block_size: int, table: Any, *, seed: int, punch: bool
+        self, source: File, offset: int, length: int, block_size: int, table: Any, *, seed: int, punch: bool
     ) -> int:
-        content = os.pread(source, length, offset)
+        content = source.pread(length, offset)
         kernels.checksum_buffer(content, block_size, table, seed=seed)
         written = 0
         for at in range(0, length, 4096):

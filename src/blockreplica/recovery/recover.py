@@ -68,7 +68,7 @@ def copy_window(reader: PointReader, target: File, window: Extent) -> bytearray:
     block_size, seed = reader.block_size, reader.seed
     table = bytearray(block_count(window.length, block_size) * ENTRY_SIZE)
     try:
-        target.copy_from(reader.fileno(), window.offset, window.length, block_size, table, seed=seed, punch=False)
+        target.copy_from(reader.image, window.offset, window.length, block_size, table, seed=seed, punch=False)
         again = _blocks_of(reader.undone(window), window, block_size)
     except StorageError:  # the newest disk is smaller than the point: what is missing stands in the undo logs
         again = [window]

@@ -82,7 +82,7 @@ def _check_window(
     table = bytearray(block_count(window.length, block_size) * ENTRY_SIZE)
     try:
         report.bytes_read += kernels.checksum_file(
-            reader.fileno(), window.offset, window.length, block_size, table, seed=reader.seed
+            reader.image.fileno(), window.offset, window.length, block_size, table, seed=reader.seed
         )
         touched = reader.undone(window)
     except OSError:

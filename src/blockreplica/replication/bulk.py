@@ -41,10 +41,10 @@ class Pass:
     def step(self, window: Extent, tally: Tally) -> None:
         """Bring one window up to what the source holds now."""
         if self.copies:
-            written = self.disk.copy(self.source.fileno(), window)
+            written = self.disk.copy(self.source, window)
             tally.add(scanned=written, dirty=written, sent=written)
             return
-        rows, scanned = self.disk.differing(self.source.fileno(), window, deep=self.deep)
+        rows, scanned = self.disk.differing(self.source, window, deep=self.deep)
         tally.add(scanned=scanned)
         copy_rows(self.source, self.disk, rows, tally)
 

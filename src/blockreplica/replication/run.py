@@ -231,7 +231,7 @@ class _Movement:
             windows = whole_windows(size, self._replica.record.block_size)
             self._progress.start(f"taking over {seed.name}", size)
             for window in windows:
-                session.disks[0].copy(source.fileno(), window)
+                session.disks[0].copy(source, window)
                 self._progress.advance(window.length)
 
     def _run_passes(self, session: Session, passes: list[Pass], what: str) -> None:

@@ -11,6 +11,7 @@ undo log names. `settle` computes those entries again from what the image holds;
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,9 @@ from numpy.typing import NDArray
 
 from .. import kernels
 from ..checksums import ENTRY_SIZE, PAGE_ENTRIES, PAGE_SIZE, ChecksumTable, block_count
-from ..errors import TableError
+from ..errors import TableError, translated
 from ..extents import Extent
-from ..files import Files
+from ..files import File, Files
 from ..manifest import ReplicaRecord
 from . import undo
 from .blend import (
@@ -38,7 +39,7 @@ from .blend import (
 from .layout import GRANULE, DiskLayout, table_key
 from .undo import UndoWriter
 
-STAGE_BYTES = 24 << 20
+STAGE_BYTES = 16 << 20
 HEAL_PAGES = 1024
 ZERO_WINDOW = 8 << 20
 Array = NDArray[Any]
@@ -106,9 +107,9 @@ class DiskWriter:
             )  # fmt: skip
             if len(plan.granules):
                 self._save_before(plan.granules, plan.old, plan.blocks)
-                self._stage.append(plan)
+                self._stage.append(replace(plan, old=plan.old[:0]))
                 self._staged_blocks.update(plan.blocks.tolist())
-                self._staged_bytes += plan.old.nbytes * 2
+                self._staged_bytes += plan.new.nbytes
                 changed += plan.changed_bytes
         return changed
 
@@ -136,8 +137,8 @@ class DiskWriter:
             self.table.resize(0)
             self._stale = False
 
-    def copy(self, source: int, extent: Extent) -> int:
-        """Copy an extent, of whole table pages, from a descriptor: for a replica that has no point yet."""
+    def copy(self, source: File, extent: Extent) -> int:
+        """Copy an extent, of whole table pages, from a file: for a replica that has no point yet."""
         self._first_only()
         self._begin()
         blocks = block_count(extent.length, self._block_size)
@@ -149,8 +150,8 @@ class DiskWriter:
         self.table.write(extent.offset // self._block_size, entries)
         return written
 
-    def differing(self, source: int, extent: Extent, *, deep: bool) -> tuple[Array, int]:
-        """EXTENT rows (no buffer places) where an extent of a descriptor differs from the replica; and bytes read.
+    def differing(self, source: File, extent: Extent, *, deep: bool) -> tuple[Array, int]:
+        """EXTENT rows (no buffer places) where an extent of a file differs from the replica; and bytes read.
 
         By the checksum table, reading the source only; or `deep`, reading both, which also mends table entries that
         do not tell the truth about the image. What is staged meanwhile is not seen: windows come once, in order.
@@ -160,18 +161,10 @@ class DiskWriter:
         ours = self._known_entries(first, count)
         unit = GRANULE if deep else self._block_size
         bits = bytearray(-(-extent.length // unit) // 8 + 1)
+        with translated(source.path, f"comparing {extent.length} bytes from offset {extent.offset}"):
+            scanned = self._compare(source, extent, theirs, ours, bits, deep=deep)
         if deep:
-            scanned = extent.length
-            kernels.compare_files(
-                source, self.image.fileno(), extent.offset, extent.length, self._block_size, GRANULE,
-                theirs, bits, seed=self._seed,
-            )  # fmt: skip
             self._mend(first, ours, theirs, bits)
-        else:
-            scanned = kernels.checksum_file(
-                source, extent.offset, extent.length, self._block_size, theirs, seed=self._seed
-            )
-            kernels.compare_tables(ours, theirs, bits)
         runs = np.frombuffer(kernels.bitmap_runs(bits, 0, -(-extent.length // unit)), "<u8").reshape(-1, 2)
         rows = np.zeros(len(runs), EXTENT)
         rows["offset"] = runs[:, 0] * unit + extent.offset
@@ -298,6 +291,18 @@ class DiskWriter:
         if unknown:
             raise TableError(f"{self._layout.table}: page {unknown[0].start // PAGE_ENTRIES} is bad again once written")
         return entries
+
+    def _compare(
+        self, source: File, extent: Extent, theirs: bytearray, ours: bytearray, bits: bytearray, *, deep: bool
+    ) -> int:
+        """Fill `theirs` with the source's checksums and `bits` with what differs; returns the bytes read of it."""
+        where, size, seed = (extent.offset, extent.length), self._block_size, self._seed
+        if deep:
+            kernels.compare_files(source.fileno(), self.image.fileno(), *where, size, GRANULE, theirs, bits, seed=seed)
+            return extent.length
+        scanned = kernels.checksum_file(source.fileno(), *where, size, theirs, seed=seed)
+        kernels.compare_tables(ours, theirs, bits)
+        return scanned
 
     def _mend(self, first: int, ours: bytearray, theirs: bytearray, bits: bytearray) -> None:
         each, wrong = self._block_size // GRANULE, bytearray(len(ours) // ENTRY_SIZE // 8 + 1)

@@ -29,7 +29,7 @@ _OPEN_LOGS = 64
 class PointReader:
     """One disk of one point. Offsets and lengths in bytes; reads past `size` are the caller's mistake.
 
-    `lease` is the point's record, locked shared: pruning leaves the point alone until it is closed.
+    `image` is the newest content, for copying ahead of `undone`. `lease` is the point's record, locked shared: pruning leaves the point alone until it is closed.
     """
 
     def __init__(
@@ -39,21 +39,17 @@ class PointReader:
         self.block_size = record.block_size
         self.seed = record.seed
         self._layout, self._files, self._epoch, self._lease = layout, files, point.epoch, lease
-        self._image = files.open(layout.image)
+        self.image = files.open(layout.image)
         self._table_file = files.open(layout.table)
         self._table = ChecksumTable(self._table_file, table_key(record.relationship, index))
         self._indexes: list[UndoIndex] = []
         self._logs: dict[int, File] = {}
         self._refresh()
 
-    def fileno(self) -> int:
-        """The descriptor of `disk.img`, the newest content, for copying ahead of `undone`."""
-        return self._image.fileno()
-
     def pread_into(self, buffer: bytearray | memoryview, offset: int) -> None:
         """Fill `buffer` with the point's content from `offset`."""
         view = memoryview(buffer).cast("B")
-        got = self._image.pread_into(view, offset)
+        got = self.image.pread_into(view, offset)
         view[got:] = bytes(len(view) - got)
         self.overlay(view, offset)
 
@@ -104,7 +100,7 @@ class PointReader:
 
     def close(self) -> None:
         """Close all files."""
-        for file in (self._image, self._table_file, self._lease, *self._logs.values()):
+        for file in (self.image, self._table_file, self._lease, *self._logs.values()):
             file.close()
         for index in self._indexes:
             index.close()

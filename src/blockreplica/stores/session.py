@@ -39,9 +39,8 @@ class Session:
         self.pending = read_pending(layout, state, files)
         self._movement = self.pending.movement if self.pending else ""
         self._marked = self.pending is not None
-        if not self._marked and files.exists(layout.incomplete):  # a crash between the commit and its last step
-            files.unlink(layout.incomplete)
-            files.sync_folder(layout.folder)
+        if not self._marked:  # a crash between the commit and its last step may have left the mark
+            self._unmark()
         self.disks: list[DiskWriter] = []
         try:
             for disk in record.disks:
@@ -69,7 +68,7 @@ class Session:
         A movement of another name starts from what is there, but without the earlier one's progress.
         """
         if self.pending is not None and self.pending.movement != movement:
-            self.pending = None
+            self.pending, self._marked = None, False  # the mark is made again: it must name what is half done
         self._movement = movement
         for disk in self.disks:
             if heal:
@@ -98,9 +97,7 @@ class Session:
         write_state(
             self._layout, StateRecord(generation=point.generation, epoch=point.epoch, chain=point.chain), self._files
         )
-        if self._marked:
-            self._files.unlink(self._layout.incomplete)
-            self._files.sync_folder(self._layout.folder)
+        self._unmark()
         self.close()
         return point
 
@@ -113,6 +110,11 @@ class Session:
     def _mark(self) -> None:
         if not self._marked:
             self._write_pending([])
+
+    def _unmark(self) -> None:
+        if self._files.exists(self._layout.incomplete):
+            self._files.unlink(self._layout.incomplete)
+            self._files.sync_folder(self._layout.folder)
 
     def _write_pending(self, disks: list[DiskProgress]) -> None:
         record = PendingRecord(epoch=self.epoch, movement=self._movement, disks=disks)
