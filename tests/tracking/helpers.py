@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from blockreplica.bitmap import DirtyBitmap
+from blockreplica.errors import translated
 from blockreplica.files import File, Files
 from blockreplica.hrl import LogReader
 from blockreplica.tracking import EpochRecord, TrackedImage
@@ -64,6 +65,20 @@ def differing_granules(one: bytes | bytearray, other: bytes | bytearray) -> set[
     }
 
 
+def unexplained(records: Iterable[EpochRecord], replica: bytes | bytearray, image: bytes) -> set[int]:
+    """Granules in which a replica differs from the image although the epochs since then do not say so.
+
+    An epoch with a log is applied; one with a bitmap alone has its granules compared and sent.
+    """
+    content, suspect = bytearray(replica), set()
+    for record in records:
+        if record.log is not None:
+            content = replay([record.log], content)
+        else:
+            suspect |= dirty_granules([record], max(len(image), len(content)))
+    return differing_granules(bytes(content[: len(image)]).ljust(len(image), b"\0"), image) - suspect
+
+
 def beside(image: Path) -> set[str]:
     """What follows the image's name in the names of its tracker's files."""
     return {path.name.removeprefix(image.name) for path in image.parent.iterdir() if path != image}
@@ -82,31 +97,37 @@ Hook = Callable[[str, str, "HookedFile | None", tuple[Any, ...]], None]
 class HookedFile(File):
     """The real file; a hook hears of every change first."""
 
-    __slots__ = ("_hook",)
+    __slots__ = ("_durable", "_hook")
 
-    def __init__(self, path: Path, fd: int, hook: Hook) -> None:
+    def __init__(self, path: Path, fd: int, hook: Hook, *, durable: bool = True) -> None:
         super().__init__(path, fd)
-        self._hook = hook
+        self._hook, self._durable = hook, durable
 
     def pwrite(self, data: Any, offset: int) -> None:
-        self._hook("pwrite", self.path.name, self, (data, offset))
+        with translated(self.path, "pwrite"):
+            self._hook("pwrite", self.path.name, self, (data, offset))
         super().pwrite(data, offset)
 
     def pread(self, length: int, offset: int) -> bytes:
-        self._hook("pread", self.path.name, self, (length, offset))
+        with translated(self.path, "pread"):
+            self._hook("pread", self.path.name, self, (length, offset))
         return super().pread(length, offset)
 
     def zero(self, offset: int, length: int) -> None:
-        self._hook("zero", self.path.name, self, (offset, length))
+        with translated(self.path, "zero"):
+            self._hook("zero", self.path.name, self, (offset, length))
         super().zero(offset, length)
 
     def truncate(self, size: int) -> None:
-        self._hook("truncate", self.path.name, self, (size,))
+        with translated(self.path, "truncate"):
+            self._hook("truncate", self.path.name, self, (size,))
         super().truncate(size)
 
     def sync(self) -> None:
-        self._hook("sync", self.path.name, self, ())
-        super().sync()
+        with translated(self.path, "sync"):
+            self._hook("sync", self.path.name, self, ())
+        if self._durable:
+            super().sync()
 
     def write_past_the_hook(self, data: bytes, offset: int) -> None:
         """For a hook that does a part of a write before it fails it."""
@@ -114,16 +135,17 @@ class HookedFile(File):
 
 
 class HookedFiles(Files):
-    """The real file system; a hook hears of every change first."""
+    """The real file system; a hook hears of every change first. Not `durable`: an fsync is heard of, not done."""
 
-    def __init__(self, hook: Hook | None = None) -> None:
+    def __init__(self, hook: Hook | None = None, *, durable: bool = True) -> None:
         self.hook: Hook = hook or (lambda *_: None)
+        self.durable = durable
 
     def open(self, path: Path, *, write: bool = False, create: bool = False, exclusive: bool = False) -> File:
         if create:
             self.hook("create", path.name, None, ())
         with super().open(path, write=write, create=create, exclusive=exclusive) as plain:
-            return HookedFile(path, os.dup(plain.fileno()), lambda *event: self.hook(*event))
+            return HookedFile(path, os.dup(plain.fileno()), lambda *event: self.hook(*event), durable=self.durable)
 
     def rename(self, source: Path, target: Path) -> None:
         self.hook("rename", source.name, None, (target.name,))
@@ -135,7 +157,8 @@ class HookedFiles(Files):
 
     def sync_folder(self, path: Path) -> None:
         self.hook("sync folder", path.name, None, ())
-        super().sync_folder(path)
+        if self.durable:
+            super().sync_folder(path)
 
 
 def failing(number: int, what: str, name: str) -> Hook:

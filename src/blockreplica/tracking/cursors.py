@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from uuid import UUID
 
 from ..errors import BusyError, FormatError, NotFoundError, TrackingError
@@ -63,6 +64,31 @@ def release(names: Names, upto: int, files: Files) -> None:
     for epoch, path in list(names.artifacts(files)):
         if epoch <= upto:
             files.unlink(path)
+
+
+def trim(names: Names, tracking_id: UUID, limit: int, files: Files) -> None:
+    """Keep a relationship that stays away from filling the disk: while the sealed logs together are larger than
+    `limit`, the oldest goes, and its bitmap stands in for it. The newest stays; so do all where nobody has a cursor.
+    """
+    logs = sorted((epoch, path) for epoch, path in names.artifacts(files) if path == names.log(epoch))
+    sizes = [_size(path, files) for _, path in logs]
+    total = sum(sizes)
+    if total <= limit or not read_cursors(names, tracking_id, files):
+        return
+    for (epoch, path), size in zip(logs[:-1], sizes, strict=False):
+        if total <= limit:
+            return
+        if files.exists(names.dirty(epoch)):
+            files.unlink(path)
+            total -= size
+
+
+def _size(path: Path, files: Files) -> int:
+    try:
+        with files.open(path) as file:
+            return file.size()
+    except NotFoundError:
+        return 0
 
 
 def _parse(names: Names, raw: bytes, tracking_id: UUID) -> Cursors:

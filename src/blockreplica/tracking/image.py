@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from .. import kernels
 from ..errors import BlockReplicaError, BusyError, UsageError, from_os_error
 from ..files import FILES, Files
+from ..units import MIB
 from .control import ControlServer
+from .cursors import trim
 from .names import Names
 from .native import open_tracker, typed
 from .types import Cut, TrackingStatus
@@ -38,6 +40,7 @@ class TrackedImage:
         self._names = Names.of(Path(path))
         self.path = self._names.image
         self.warnings: list[str] = []
+        self._files, self._log_limit = files, log_limit
         self._cutting = threading.RLock()
         self._tracker = _open(self.path, files, log_limit)
         self._control: ControlServer | None = None
@@ -94,7 +97,7 @@ class TrackedImage:
     def cut(self) -> Cut:
         """End the epoch: seal its log as `<image>.<epoch>.hrl`, begin the next. Writes go on meanwhile."""
         with self._cutting, self._typed_failures():
-            return Cut.from_native(self._tracker.cut())
+            return self._ended(self._tracker.cut())
 
     def prepare(self, word: Path) -> None:
         """Get ready to be cut by the epoch word in file `word`; see `cut_together`."""
@@ -104,7 +107,7 @@ class TrackedImage:
     def finish(self) -> Cut:
         """End the epoch that the word cut."""
         with self._typed_failures():
-            return Cut.from_native(self._tracker.finish())
+            return self._ended(self._tracker.finish())
 
     def resize(self, size: int) -> None:
         """Grow the image with zeros, or shrink it, to `size` bytes; the epoch ends at the old size."""
@@ -130,6 +133,13 @@ class TrackedImage:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _ended(self, parts: tuple[bytes, int, int, bytes, int]) -> Cut:
+        cut = Cut.from_native(parts)
+        limit = self._log_limit or max(cut.size // 2, MIB)
+        with contextlib.suppress(BlockReplicaError):  # the cut is made, whatever becomes of old logs
+            trim(self._names, cut.tracking_id, limit, self._files)
+        return cut
 
     @contextlib.contextmanager
     def _typed_failures(self):  # type: ignore[no-untyped-def]

@@ -27,7 +27,8 @@ from .types import Cut, EpochRecord, Identity, TrackingStatus
 SourceState = Literal["tracking", "closed", "changed", "unclean", "untracked"]
 _TRIES, _PAUSE_S = 60, 0.05
 _COARSE = 5  # CLOCK_REALTIME_COARSE: the clock that stamps files
-_EPOCHS = 100_000  # a longer backlog is not worth listing
+#: A longer backlog is not worth listing.
+EPOCHS = 100_000
 
 
 class ImageSource:
@@ -136,7 +137,7 @@ class ImageSource:
     def records(self, after: int, upto: int) -> list[EpochRecord]:
         """What is left of the epochs in (after, upto], oldest first. Only what belongs to this image's tracking is
         named, and a dirty bitmap only if it is whole; logs are the reader's to check."""
-        if upto - after > _EPOCHS:
+        if upto - after > EPOCHS:
             return [EpochRecord(upto, None, None)]
         with self._files.open(self.names.tracking) as file:
             state = read_state(file, self.names.tracking)
