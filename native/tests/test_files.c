@@ -10,6 +10,7 @@
 #include "../hash.h"
 #include "../io.h"
 #include "../threads.h"
+#include "../window.h"
 #include "check.h"
 
 enum { size = 12 << 20, block = 65536, granule = 4096, entries = size / block };
@@ -85,6 +86,19 @@ static void errors_come_out_of_every_thread(void) {
 }
 #endif
 
+static int shrink_file(void *context, void *scratch, size_t index) {
+    (void)scratch;
+    return index == 0 && ftruncate(*(int *)context, size / 2) != 0 ? errno : 0;
+}
+
+static void a_file_that_shrinks_meanwhile_is_found_out(void) {
+    uint8_t table[entries * 16];
+    int fd = new_file(NULL);
+    struct br_blocks blocks = {0, size, block, 0, 1, table};
+    CHECK(br_for_windows(fd, &blocks, 1, shrink_file, &fd) == ENODATA);
+    close(fd);
+}
+
 static int count_piece(void *context, void *scratch, size_t index) {
     unsigned *counts = context;
     *(volatile char *)scratch = 1;
@@ -123,6 +137,7 @@ int main(void) {
         files_are_read_copied_and_compared(threads);
     errors_come_out_of_every_thread();
 #endif
+    a_file_that_shrinks_meanwhile_is_found_out();
     every_piece_is_done_once_and_an_error_ends_it();
     holes_are_punched_and_the_size_stays();
     puts("files: right");

@@ -61,7 +61,8 @@ def copy_file(
     Only runs of 4 KiB (aligned in the file) that are not all zero are written, so holes stay holes. With `punch` the
     target may hold stale data: it is punched out wherever the source reads as zeros. Without it the target must read as
     zeros there already. The target grows only as far as data is written: whoever wants its size right truncates.
-    Nothing is synced. Errors as in `checksum_file`.
+    Writeback of the copy is begun, so that the caller's fsync finds most of it done; nothing is synced here.
+    `threads=0` is two at the most, because writes to one file go one at a time. Errors as in `checksum_file`.
     """
     offset, length = check_extent("copy_file", offset, length)
     table, seed = writable(out), number("copy_file", "seed", seed)
