@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "../checksum.h"
+#include "../cursor.h"
 #include "../hash.h"
 #include "../io.h"
 #include "../threads.h"
@@ -99,6 +100,24 @@ static void a_file_that_shrinks_meanwhile_is_found_out(void) {
     close(fd);
 }
 
+/* The cursor found data; then the file shrank under it. */
+static void what_a_shrunken_file_lost_is_zeros_or_an_error(void) {
+    memset(content, 'x', size);
+    memset(other, 'y', size);
+    for (int in_zeros = 0; in_zeros < 2; in_zeros++) {
+        int fd = new_file(content);
+        uint64_t data;
+        struct br_cursor cursor = br_cursor_open(fd, 0, size, in_zeros);
+        CHECK(br_cursor_seek(&cursor, 0, &data) == 0 && data == 0 && cursor.hole == size);
+        CHECK(ftruncate(fd, granule + 1) == 0);
+        CHECK(br_cursor_read(&cursor, other, 0, size) == (in_zeros ? 0 : ENODATA));
+        CHECK(cursor.bytes_read == granule + 1 && memcmp(other, content, granule + 1) == 0);
+        for (size_t at = granule + 1; at < size; at++)
+            CHECK(other[at] == (in_zeros ? 0 : 'y'));
+        close(fd);
+    }
+}
+
 static int count_piece(void *context, void *scratch, size_t index) {
     unsigned *counts = context;
     *(volatile char *)scratch = 1;
@@ -138,6 +157,7 @@ int main(void) {
     errors_come_out_of_every_thread();
 #endif
     a_file_that_shrinks_meanwhile_is_found_out();
+    what_a_shrunken_file_lost_is_zeros_or_an_error();
     every_piece_is_done_once_and_an_error_ends_it();
     holes_are_punched_and_the_size_stays();
     puts("files: right");
