@@ -10,10 +10,12 @@ Prints medians and ratios, and writes results.json and results.png into the work
 from __future__ import annotations
 
 import argparse
+import compileall
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import blockreplica as br
 import images
 import machine
 import races
@@ -129,6 +131,7 @@ def main() -> None:
     shutil.rmtree(plan.work, ignore_errors=True)
     plan.work.mkdir(parents=True)
     plan.work = plan.work.resolve()
+    compileall.compile_dir(Path(br.__file__).parent, quiet=1)  # as an installed program has it
     about = machine.describe(plan.work)
     for key, value in about.items():
         print(f"{key:12} {value}")

@@ -6,6 +6,7 @@ The commands' modules are loaded when they are asked for, and none of them loads
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -136,4 +137,5 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """What the installed program `blockreplica` calls."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's linear algebra, unused here, starts threads otherwise
     sys.exit(run(sys.argv[1:]))
