@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from blockreplica.errors import BusyError, LogError, LogOpenError, NotFoundError
 from blockreplica.files import FILES
 from blockreplica.hrl import UNDO_LOG, LogWriter, windows
 from blockreplica.hrl.apply import Applied, apply
+from blockreplica.tracking import track
 from hrl.ms_hrl import LOG_ID, Entry, Forge, Group
 from hrl.tools import Op, flat, image_after, write
 
@@ -135,6 +137,31 @@ def test_a_locked_image_is_busy(tmp_path: Path, image: Path) -> None:
         assert other.lock()
         with pytest.raises(BusyError):
             apply(log, image)
+
+
+def test_an_image_that_is_tracked_is_busy(tmp_path: Path, image: Path) -> None:
+    log = tmp_path / "log.hrl"
+    write(log, [[(0, b"x")]])
+    with track(image), pytest.raises(BusyError):
+        apply(log, image)
+    apply(log, image)
+    assert image.read_bytes()[:1] == b"x"
+
+
+def test_an_image_that_qemu_has_open_is_busy(tmp_path: Path, image: Path) -> None:
+    log = tmp_path / "log.hrl"
+    write(log, [[(0, b"x")]])
+    command = ["qemu-io", "-f", "raw", str(image)]
+    shell = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert shell.stdin is not None
+    assert shell.stdout is not None
+    shell.stdin.write(b"length\n")
+    shell.stdin.flush()
+    assert b"1 MiB" in shell.stdout.readline()  # by now it has its locks
+    with pytest.raises(BusyError):
+        apply(log, image)
+    shell.communicate(b"quit\n")
+    apply(log, image)
 
 
 def test_a_missing_image_is_not_made(tmp_path: Path) -> None:
