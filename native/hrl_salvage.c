@@ -95,7 +95,7 @@ static enum verdict fill(struct search *search) {
         return nothing;
     if (scan > search->limit || search->limit - scan < search->log->metadata_size)
         return finished;
-    uint64_t left = search->limit - scan;
+    uint64_t left = search->limit - scan; /* at least a block, at most the window was made for */
     size_t wanted = left < window_size ? (size_t)left : window_size;
     ssize_t filled;
     do
@@ -134,7 +134,7 @@ int hrl_salvage(int fd, const struct hrl_log *log, uint64_t limit, uint64_t budg
     search.reading =
         (struct hrl_reading){.log = log, .fd = fd, .data = true, .window = malloc(HRL_WINDOW_SIZE)};
     search.block = malloc(log->metadata_size);
-    search.window = malloc(window_size);
+    search.window = malloc(limit < window_size ? (size_t)limit + 1 : window_size);
     enum verdict verdict = broken;
     if (search.reading.window && search.block && search.window)
         for (uint64_t begin = state->scan; state->scan - begin <= budget;)
