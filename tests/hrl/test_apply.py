@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from blockreplica import kernels
-from blockreplica.errors import BusyError, LogError, LogOpenError, NotFoundError, RefusedError
+from blockreplica.errors import BusyError, LogError, LogOpenError, NotFoundError, RefusedError, StorageError
 from blockreplica.files import FILES
 from blockreplica.hrl import UNDO_LOG, LogWriter, windows
 from blockreplica.hrl.apply import Applied, apply
 from blockreplica.tracking import track
 from hrl.ms_hrl import LOG_ID, Entry, Forge, Group
-from hrl.tools import Op, flat, image_after, write
+from hrl.tools import Fragile, Op, flat, image_after, write
 
 SIZE = 1 << 20
 
@@ -109,6 +109,16 @@ def test_an_unclosed_log_is_applied_only_when_salvage_is_asked_for(tmp_path: Pat
     done = apply(log, image, salvage=True)
     assert (done.entries, done.salvaged) == (2, True)
     assert image.read_bytes() == image_after(flat(groups[:2]), SIZE, before)
+
+
+def test_what_was_applied_is_durable(tmp_path: Path, image: Path) -> None:
+    log, files = tmp_path / "log.hrl", Fragile()
+    write(log, [[(0, b"x"), (4096, 4096)]])
+    apply(log, image, files=files)
+    assert files.calls == ["disk.img: write extents", "disk.img: zero", "disk.img: sync"]
+    files.fail.add("sync")
+    with pytest.raises(StorageError):
+        apply(log, image, files=files)
 
 
 def test_an_undo_log_is_refused(tmp_path: Path, image: Path) -> None:

@@ -15,7 +15,7 @@ from blockreplica.hrl import UNDO_LOG, LogReader, LogWriter, windows
 from blockreplica.hrl.apply import apply
 from blockreplica.hrl.convert import convert
 from hrl.ms_hrl import LOG_ID, Entry, Forge, Group, read_strict
-from hrl.tools import Op, image_after, read, write
+from hrl.tools import Fragile, Op, image_after, read, write
 
 
 def ops_with_long_zeros(seed: int) -> list[Op]:
@@ -106,6 +106,13 @@ def test_what_exists_is_replaced_only_by_force(tmp_path: Path) -> None:
     convert(log, log, strict=True, force=True)
     assert read(log) == [(0, b"x")]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.hrl", "out.hrl"]
+
+
+def test_the_new_log_is_durable_before_it_has_its_name_and_the_name_after(tmp_path: Path) -> None:
+    log, out, files = tmp_path / "log.hrl", tmp_path / "out.hrl", Fragile()
+    write(log, [[(0, b"x")]])
+    convert(log, out, strict=True, files=files)
+    assert files.calls[-3:] == ["out.hrl.new: sync", "rename out.hrl.new out.hrl", "sync folder"]
 
 
 def test_a_damaged_log_makes_no_file(tmp_path: Path) -> None:

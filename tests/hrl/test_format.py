@@ -9,7 +9,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blockreplica.errors import LogError
@@ -69,6 +69,7 @@ def test_a_log_like_the_worked_example_is_read(tmp_path: Path) -> None:
     assert set(entries["operation"]) == {1}
 
 
+@settings(deadline=None)
 @given(st.integers(-(2**40), 2**40))
 def test_clocks_are_clamped_to_what_the_format_holds(seconds: int) -> None:
     assert timestamp(seconds) == min(max(seconds - 946684800, 0), 2**32 - 1)
@@ -101,6 +102,7 @@ HEADERS = st.builds(
 ).map(lambda header: replace(header, data_write_guid=None) if header.version == 0x00010000 else header)
 
 
+@settings(deadline=None)
 @given(HEADERS)
 def test_a_header_comes_back_as_it_was_encoded(header: Header) -> None:
     raw = header.encode()

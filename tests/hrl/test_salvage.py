@@ -162,6 +162,36 @@ def test_hostile_candidates_cannot_make_salvage_read_without_end(tmp_path: Path)
         assert list(reader.entries()) == []
 
 
+@pytest.mark.usefixtures("implementation")
+@pytest.mark.parametrize("less", [0, 1, 481, 511, 512])
+def test_salvage_of_a_closed_log_takes_nothing_behind_its_end(tmp_path: Path, less: int) -> None:
+    """Good blocks follow, of this very log; but it says that it ends before them."""
+    path = tmp_path / "log.hrl"
+    groups = some_groups(12)
+    ends = write(path, groups)
+    header = Header.decode(path.read_bytes(), path)
+    end = ends[2] if less == 0 else ends[3] - less
+    with path.open("r+b") as file:
+        file.write(replace(header, end=end, total_entries=99).encode())
+    assert read(path, salvage=True) == flat(groups[:2])
+
+
+@pytest.mark.usefixtures("implementation")
+def test_the_first_block_that_fits_decides_even_when_its_data_is_wrong(tmp_path: Path) -> None:
+    """Behind it stands another that fits too, and takes all between for its data: looking on would find it."""
+    forge = Forge([Group(), Group([Entry(1, b"abc", reserved=bytes(6))])], version=0x00020001, metadata_size=512)
+    raw = Forge(**{**vars(forge), "end": 0}).build()
+    between = raw[4096 + 512 :]
+    second = forge._block(Group([Entry(2, between)]), 1, 512 + len(between))
+    path = tmp_path / "log.hrl"
+    path.write_bytes(raw + second)
+    assert read(path, salvage=True) == []
+    path.write_bytes(
+        raw[: 4096 + 512] + between[:-1] + b"!" + forge._block(Group([Entry(2, between[:-1] + b"!")]), 1, 1027)
+    )
+    assert read(path, salvage=True) == [(2, between[:-1] + b"!")]
+
+
 def test_salvage_in_small_steps_finds_the_same(tmp_path: Path) -> None:
     path = tmp_path / "log.hrl"
     groups: Groups = [[(i, os.urandom(3000))] for i in range(10)]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import numpy as np
 
+from blockreplica.errors import NoSpaceError, StorageError
+from blockreplica.files import File, Files
 from blockreplica.hrl import ENTRY, NO_SOURCE, ZERO, LogReader, LogWriter
 from hrl.ms_hrl import LOG_ID
 
@@ -98,3 +102,49 @@ def rows_of(ops: list[tuple[int, int, int, int]]) -> np.ndarray:
     for row, (offset, length, source, operation) in zip(rows, ops, strict=True):
         row["offset"], row["length"], row["source"], row["operation"] = offset, length, source, operation
     return rows
+
+
+class Fragile(Files):
+    """Tells in `calls` what reaches the disk, in order; "write" and "sync" in `fail` make these fail."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.fail: set[str] = set()
+
+    def open(self, path: Path, *, write: bool = False, create: bool = False, exclusive: bool = False) -> File:
+        with super().open(path, write=write, create=create, exclusive=exclusive) as file:
+            fragile = FragileFile(path, os.dup(file.fileno()))
+        fragile.disk = self
+        return fragile
+
+    def rename(self, source: Path, target: Path) -> None:
+        self.calls.append(f"rename {source.name} {target.name}")
+        super().rename(source, target)
+
+    def sync_folder(self, path: Path) -> None:
+        self.calls.append("sync folder")
+        super().sync_folder(path)
+
+
+class FragileFile(File):
+    disk: Fragile
+
+    def pwrite(self, data: Any, offset: int) -> None:
+        self.disk.calls.append(f"{self.path.name}: write {offset}")
+        if "write" in self.disk.fail:
+            raise NoSpaceError("no room")
+        super().pwrite(data, offset)
+
+    def write_extents(self, extents: Any, buffer: Any) -> None:
+        self.disk.calls.append(f"{self.path.name}: write extents")
+        super().write_extents(extents, buffer)
+
+    def zero(self, offset: int, length: int) -> None:
+        self.disk.calls.append(f"{self.path.name}: zero")
+        super().zero(offset, length)
+
+    def sync(self) -> None:
+        self.disk.calls.append(f"{self.path.name}: sync")
+        if "sync" in self.disk.fail:
+            raise StorageError("fsync failed")
+        super().sync()
