@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,8 +56,8 @@ def convert(
         summary = reader.check(slots=False, progress=progress)
         if strict and summary.zero_bytes > MOST_ZEROS:
             raise RefusedError(f"{log}: its zero entries are {summary.zero_bytes} bytes, too many to carry as zeros")
-        temporary = target.with_name(target.name + ".new")
-        files.unlink(temporary)
+        # A name that nobody else's file can have: not even the log's own.
+        temporary = target.with_name(f"{target.name}.{uuid4().hex}.new")
         try:
             header = _write(reader, temporary, strict=strict, files=files, progress=progress)
             files.rename(temporary, target)
