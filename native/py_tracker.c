@@ -19,6 +19,7 @@ struct tracker_object {
 };
 
 static const char *const kinds[] = {"call", "busy", "newer"};
+static const char *const founds[] = {"nothing", "closed", "died", "suspect", "damaged"};
 static const char *const conditions[] = {"tracking", "bitmap only", "whole image", "critical"};
 
 /* TrackerFailure(kind, errno, name, doing, number) */
@@ -294,12 +295,11 @@ static PyObject *tracker_status(PyObject *self, PyObject *Py_UNUSED(none)) {
     Py_END_ALLOW_THREADS;
     leave(self);
     return Py_BuildValue(
-        "{s:s,s:i,s:K,s:K,s:K,s:K,s:K,s:L,s:y#,s:O}", "condition", conditions[status.condition], "log_error",
+        "{s:s,s:i,s:K,s:K,s:K,s:K,s:K,s:L,s:y#,s:s}", "condition", conditions[status.condition], "log_error",
         status.log_error, "epoch", (unsigned long long)status.epoch, "size", (unsigned long long)status.size,
         "log_size", (unsigned long long)status.log_size, "dirty", (unsigned long long)status.dirty, "writes",
         (unsigned long long)status.writes, "last_cut_ns", (long long)status.last.time_ns, "tracking_id",
-        (const char *)status.last.tracking_id, (Py_ssize_t)16, "restarted",
-        status.restarted ? Py_True : Py_False);
+        (const char *)status.last.tracking_id, (Py_ssize_t)16, "found", founds[status.found]);
 }
 
 /* Take the tracker away from new calls and wait for those under way; NULL: it is gone already. */

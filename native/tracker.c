@@ -129,6 +129,6 @@ void br_tracker_status(struct br_tracker *tracker, struct br_status *status) {
     uint64_t dirty = tracker->tracking.marked[tracker->current] * BR_GRANULE;
     status->dirty = dirty < status->size ? dirty : status->size;
     status->writes = tracker->writes;
-    status->restarted = tracker->restarted;
+    status->found = tracker->found;
     pthread_mutex_unlock(&tracker->mutex);
 }

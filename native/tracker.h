@@ -62,12 +62,21 @@ enum br_condition {
     BR_CRITICAL,    /* a crash now would lose changes: the tracking file can't be written */
 };
 
+/* What an open found of the image's past. */
+enum br_found {
+    BR_FOUND_NOTHING, /* it is tracked for the first time */
+    BR_FOUND_CLOSED,  /* it was closed in order, and nobody touched it since */
+    BR_FOUND_DIED,    /* its tracker died; the bitmap says what was written */
+    BR_FOUND_SUSPECT, /* anything may have been written */
+    BR_FOUND_DAMAGED, /* the tracking file was damaged: a new tracking UUID began */
+};
+
 struct br_status {
     enum br_condition condition;
     int log_error;                                 /* why there is no log */
     uint64_t epoch, size, log_size, dirty, writes; /* bytes; writes since open */
     struct br_cut last;
-    bool restarted; /* the tracking file was damaged: a new tracking UUID began */
+    enum br_found found;
 };
 
 /* Start tracking image `name` of `folder`, which the tracker takes over in any case. `failure` is filled on

@@ -20,9 +20,6 @@
 static const int64_t second_ns = 1000000000;
 static const uint8_t no_boot[16];
 
-/* How the epoch that the state names ended. */
-enum verdict { GOES_ON, ENDS_DIRTY, ENDS_SUSPECT };
-
 static bool fits_stamps(const struct br_tracking *tracking, const struct br_identity *now) {
     const struct br_state *state = &tracking->state;
     struct br_stamps stamps = br_tracking_stamps(tracking);
@@ -32,16 +29,17 @@ static bool fits_stamps(const struct br_tracking *tracking, const struct br_iden
            now->mtime_ns >= stamps.mtime_ns && now->mtime_ns <= latest && now->ctime_ns <= latest;
 }
 
-static enum verdict judge(const struct br_tracking *tracking, const struct br_identity *now, bool known,
-                          const uint8_t boot[16]) {
+/* How the epoch that the state names ended: it goes on where it was closed. */
+static enum br_found judge(const struct br_tracking *tracking, const struct br_identity *now, bool known,
+                           const uint8_t boot[16]) {
     const struct br_state *state = &tracking->state;
     if (!known || state->suspect)
-        return ENDS_SUSPECT;
+        return BR_FOUND_SUSPECT;
     if (state->clean)
-        return br_identity_equal(now, &state->identity) ? GOES_ON : ENDS_SUSPECT;
+        return br_identity_equal(now, &state->identity) ? BR_FOUND_CLOSED : BR_FOUND_SUSPECT;
     if (memcmp(boot, no_boot, 16) == 0 || memcmp(boot, state->boot, 16) != 0)
-        return ENDS_SUSPECT;
-    return fits_stamps(tracking, now) ? ENDS_DIRTY : ENDS_SUSPECT;
+        return BR_FOUND_SUSPECT;
+    return fits_stamps(tracking, now) ? BR_FOUND_DIED : BR_FOUND_SUSPECT;
 }
 
 /* The epoch number in "vm.img.000017.hrl" or ".dirty" (also ".new"), or 0. */
@@ -85,7 +83,7 @@ static int start_anew(struct br_tracker *tracker) {
 }
 
 /* End the epoch that the state names, in memory; artifacts are on disk then. */
-static int end_interrupted(struct br_tracker *tracker, enum verdict verdict) {
+static int end_interrupted(struct br_tracker *tracker, enum br_found found) {
     struct br_tracking *tracking = &tracker->tracking;
     struct br_folder *folder = tracker->folder;
     char log[BR_NAME], dirty[BR_NAME];
@@ -96,13 +94,13 @@ static int end_interrupted(struct br_tracker *tracker, enum verdict verdict) {
     br_epoch_name(tracker, tracking->state.epoch, ".hrl", log);
     br_epoch_name(tracker, tracking->state.epoch, ".dirty", dirty);
     error = folder->ops->unlink(folder, log); /* a cut that was not recorded had got this far */
-    if (!error && verdict == ENDS_DIRTY) {
+    if (!error && found == BR_FOUND_DIED) {
         error = br_tracking_merge(tracking, 0, 1);
         if (!error)
             error = br_dirty_save(folder, dirty, tracking, 0, id);
     }
     if (error ||
-        verdict == ENDS_SUSPECT) /* without its bitmap the whole image is suspect, which is no error */
+        found == BR_FOUND_SUSPECT) /* without its bitmap the whole image is suspect, which is no error */
         error = folder->ops->unlink(folder, dirty);
     if (!error)
         error = folder->ops->sync(folder);
@@ -188,9 +186,10 @@ static int take_over(struct br_tracker *tracker, enum br_loaded loaded, const st
         error = br_tracking_cover(tracking, loaded == BR_LOADED ? tracking->state.covered : tracker->size);
     if (error)
         return error;
-    enum verdict verdict = loaded == BR_LOADED ? judge(tracking, &now, known, boot) : GOES_ON;
-    if (verdict != GOES_ON)
-        error = end_interrupted(tracker, verdict);
+    if (loaded == BR_LOADED)
+        tracker->found = judge(tracking, &now, known, boot);
+    if (tracker->found == BR_FOUND_DIED || tracker->found == BR_FOUND_SUSPECT)
+        error = end_interrupted(tracker, tracker->found);
     if (!error)
         remove_open_logs(tracker);
     if (!error && tracker->size > tracking->state.covered)
@@ -263,7 +262,7 @@ static int open_tracker(struct br_tracker *tracker, const struct br_options *opt
         failure->number = version;
         return EPROTONOSUPPORT;
     }
-    tracker->restarted = loaded == BR_DAMAGED;
+    tracker->found = loaded == BR_DAMAGED ? BR_FOUND_DAMAGED : BR_FOUND_NOTHING;
     if (!error)
         error = take_over(tracker, loaded, options);
     if (!error)

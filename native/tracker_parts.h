@@ -57,7 +57,7 @@ struct br_tracker {
     uint64_t writes;
     _Atomic bool image_failed; /* fsync of the image failed once */
     _Atomic bool critical;
-    bool restarted;
+    enum br_found found;
 };
 
 static inline struct br_epoch *br_other(struct br_tracker *tracker) {

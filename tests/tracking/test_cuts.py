@@ -155,7 +155,7 @@ def test_a_write_in_flight_keeps_its_epoch_and_stops_nobody(tmp_path: Path) -> N
     reached, go_on = threading.Event(), threading.Event()
 
     def slow(what: str, name: str, _: HookedFile | None, arguments: tuple[Any, ...]) -> None:
-        if (what, name) == ("pwrite", "vm.img") and arguments[1] == 8192:
+        if (what, name) == ("pwrite", "vm.img.hrl") and arguments[0] == b"old" * 100:
             reached.set()
             assert go_on.wait(30)
 
@@ -173,7 +173,8 @@ def test_a_write_in_flight_keeps_its_epoch_and_stops_nobody(tmp_path: Path) -> N
         cutter = threading.Thread(target=lambda: cuts.append(tracked.finish()))
         cutter.start()
         tracked.pwrite(b"newer", 200_000)
-        assert not cuts
+        cutter.join(0.3)
+        assert not cuts, "ended although a write of it is in flight"
         go_on.set()
         cutter.join()
         writer.join()

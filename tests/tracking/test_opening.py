@@ -70,6 +70,19 @@ def test_an_open_that_writes_nothing_ends_no_epoch(image: Path) -> None:
     assert (before.epoch, before.chain) == (after.epoch, after.chain)
 
 
+def test_what_an_open_found_is_said(image: Path) -> None:
+    with track(image) as tracked:
+        assert tracked.warnings == []
+    tracked = written(image)
+    assert tracked.warnings == []
+    die(tracked)
+    with track(image) as tracked:
+        assert "marked as dirty" in tracked.warnings[0]
+    overwrite(image)
+    with track(image) as tracked:
+        assert "while nothing tracked it" in tracked.warnings[0]
+
+
 def overwrite(image: Path) -> None:
     with image.open("r+b") as file:
         file.write(b"changed")

@@ -379,6 +379,29 @@ def test_a_closed_image_refuses_everything_and_closes_twice(image: Path) -> None
         tracked.pwrite(b"a", 0)
 
 
+def test_a_close_waits_for_the_writes_under_way(image: Path) -> None:
+    reached, closing = threading.Event(), threading.Event()
+
+    def slow(what: str, name: str, *_: object) -> None:
+        if (what, name) == ("pwrite", "vm.img"):
+            reached.set()
+            assert closing.wait(30)
+
+    tracked = track(image, files=HookedFiles(slow))
+    writer = threading.Thread(target=tracked.pwrite, args=(b"late", 0))
+    writer.start()
+    assert reached.wait(30)
+    closer = threading.Thread(target=tracked.close)
+    closer.start()
+    closer.join(0.2)
+    assert closer.is_alive(), "closed although a write is under way"
+    closing.set()
+    writer.join()
+    closer.join()
+    assert image.read_bytes()[:4] == b"late"
+    assert ImageSource.open(image).state == "closed"
+
+
 def test_one_large_write_is_one_change_in_pieces(tmp_path: Path) -> None:
     image = tmp_path / "vm.img"
     before = make_image(image, 40 * MIB)

@@ -7,6 +7,7 @@ import errno
 import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _TRIES, _PAUSE_S = 10, 0.03  # whoever only looks at a tracking file holds its lock for an instant
+
+
+_WARNINGS = {
+    "died": "its last tracker died; the next sync compares what that one had marked as dirty",
+    "suspect": "may have been changed while nothing tracked it; the next sync compares all of it",
+    "damaged": "its tracking file was damaged; tracking begins anew, and the next sync compares all of it",
+}
 
 
 class TrackedImage:
@@ -44,10 +52,9 @@ class TrackedImage:
         self._cutting = threading.RLock()
         self._tracker = _open(self.path, files, log_limit)
         self._control: ControlServer | None = None
-        if self._tracker.status()["restarted"]:
-            self.warnings.append(
-                f"{self._names.tracking}: was damaged; tracking starts anew, and every replica needs a resync"
-            )
+        found = self._tracker.status()["found"]
+        if found in _WARNINGS:
+            self.warnings.append(f"{self.path}: {_WARNINGS[found]}")
         try:
             self._control = ControlServer(self._names.control, self, self._cutting)
         except BlockReplicaError as error:
@@ -142,7 +149,7 @@ class TrackedImage:
         return cut
 
     @contextlib.contextmanager
-    def _typed_failures(self):  # type: ignore[no-untyped-def]
+    def _typed_failures(self) -> Iterator[None]:
         try:
             yield
         except kernels.TrackerFailure as failure:
