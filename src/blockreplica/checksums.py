@@ -10,6 +10,9 @@ Entries are XXH3-128 in canonical (big-endian) form, seeded for each relationshi
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterable
+
 from . import kernels
 from .errors import TableError
 from .files import File
@@ -81,10 +84,22 @@ class ChecksumTable:
                 self._changed.add(page)
             view, block, count = view[inside * ENTRY_SIZE :], block + inside, count - inside
 
+    def load(self, blocks: Iterable[int]) -> None:
+        """Read the pages of these blocks in one go, for `get` and `put`; TableError when one of them is bad."""
+        wanted = sorted({block // PAGE_ENTRIES for block in blocks} - self._pages.keys())
+        raw = bytearray(len(wanted) * PAGE_SIZE)
+        self.file.read_extents(_page_rows(wanted), raw)
+        for at, page in enumerate(wanted):
+            self._take(page, memoryview(raw)[at * PAGE_SIZE : (at + 1) * PAGE_SIZE])
+
     def flush(self) -> None:
         """Write what was gathered; not durable before `file.sync()`."""
-        for page in sorted(self._changed):
-            self._write_pages(page, self._pages[page])
+        numbers = sorted(self._changed)
+        raw = bytearray(len(numbers) * PAGE_SIZE)
+        for at, page in enumerate(numbers):
+            place = memoryview(raw)[at * PAGE_SIZE : (at + 1) * PAGE_SIZE]
+            kernels.pack_table(self._pages[page], page, self._key, place)
+        self.file.write_extents(_page_rows(numbers), raw)
         self._pages.clear()
         self._changed.clear()
 
@@ -110,6 +125,9 @@ class ChecksumTable:
             return held
         raw = bytearray(PAGE_SIZE)
         self.file.pread_into(raw, page * PAGE_SIZE)
+        return self._take(page, raw)
+
+    def _take(self, page: int, raw: bytearray | memoryview) -> bytearray:
         entries = bytearray(_PAGE_BYTES)
         if kernels.unpack_table(raw, page, self._key, entries):
             raise TableError.at(
@@ -124,10 +142,17 @@ class ChecksumTable:
         pages = bytearray(count * PAGE_SIZE)
         kernels.pack_table(entries, first_page, self._key, pages)
         for page in self._pages.keys() & range(first_page, first_page + count):
-            if entries is not self._pages[page]:
-                del self._pages[page]
-                self._changed.discard(page)
+            del self._pages[page]
+            self._changed.discard(page)
         write_sparse(self.file, pages, first_page * PAGE_SIZE)
+
+
+def _page_rows(pages: list[int]) -> array[int]:
+    """EXTENTS rows of table pages that stand one behind the other in a buffer."""
+    rows = array("Q")
+    for at, page in enumerate(pages):
+        rows.extend((page * PAGE_SIZE, PAGE_SIZE, at * PAGE_SIZE))
+    return rows
 
 
 def write_sparse(file: File, pages: bytearray, offset: int) -> None:

@@ -18,7 +18,7 @@ from .layout import GRANULE
 
 #: Rows of a batch: disk offset, length, where its data stands in the buffer.
 EXTENT = np.dtype([("offset", "<u8"), ("length", "<u8"), ("buffer", "<u8")])
-BATCH_BYTES = 16 << 20  # of touched blocks
+BATCH_BYTES = 8 << 20  # of touched blocks
 Array = NDArray[Any]
 
 
@@ -40,7 +40,13 @@ def touched_blocks(rows: Array, block_size: int) -> Array:
     last = ((rows["offset"] + rows["length"] - 1) // block_size).astype(np.int64)
     counts = last - first + 1
     at = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.unique(np.repeat(first, counts) + at)
+    return distinct(np.repeat(first, counts) + at)
+
+
+def distinct(ascending: Array) -> Array:
+    """The numbers of an ascending array, each once."""
+    once: Array = ascending[np.diff(ascending, prepend=-1) != 0]
+    return once
 
 
 def batches(rows: Array, block_size: int) -> Iterator[Array]:
@@ -83,10 +89,14 @@ def block_rows(blocks: Array, block_size: int) -> Array:
 
 
 def blend(
-    rows: Array, data: memoryview, blocks: Array, old: bytearray, *, block_size: int, size: int, seed: int
-) -> Blend:
-    """Lay `rows` of `data` over the `old` content of `blocks` (whole blocks, zeros behind the disk's `size`)."""
-    new = bytearray(old)
+    rows: Array, data: memoryview, blocks: Array, old: memoryview, new: memoryview, *,
+    block_size: int, size: int, seed: int,
+) -> Blend:  # fmt: skip
+    """Lay `rows` of `data` over the `old` content of `blocks` (whole blocks, zeros behind the disk's `size`).
+
+    `new` is room for as much again; nothing of the result lies in either.
+    """
+    new[:] = old
     at = np.searchsorted(blocks, (rows["offset"] // block_size).astype(np.int64)) * block_size
     at = at + (rows["offset"] % block_size).astype(np.int64)
     for target, length, source in zip(at.tolist(), rows["length"].tolist(), rows["buffer"].tolist(), strict=True):
@@ -97,7 +107,7 @@ def blend(
     dirty = np.unpackbits(np.frombuffer(bits, np.uint8), count=granule_count, bitorder="little")
     where = np.flatnonzero(dirty)
     each = block_size // GRANULE
-    owners = np.unique(where // each)
+    owners = distinct(where // each)
     return Blend(
         granules=blocks[where // each] * each + where % each,
         old=np.frombuffer(old, np.uint8).reshape(-1, GRANULE)[where],
@@ -108,7 +118,7 @@ def blend(
     )
 
 
-def checksums_of(content: bytearray, blocks: Array, *, block_size: int, size: int, seed: int) -> Array:
+def checksums_of(content: memoryview, blocks: Array, *, block_size: int, size: int, seed: int) -> Array:
     """The (n, 16) checksums of `blocks`, which stand one behind the other in `content`.
 
     A last block that the disk's end cuts short is summed over its own length.
@@ -117,7 +127,7 @@ def checksums_of(content: bytearray, blocks: Array, *, block_size: int, size: in
     end = len(content)
     if len(blocks) and (int(blocks[-1]) + 1) * block_size > size:
         end -= (int(blocks[-1]) + 1) * block_size - size
-    kernels.checksum_buffer(memoryview(content)[:end], block_size, table, seed=seed, threads=2)
+    kernels.checksum_buffer(content[:end], block_size, table, seed=seed, threads=2)
     return np.frombuffer(table, np.uint8).reshape(-1, ENTRY_SIZE)
 
 

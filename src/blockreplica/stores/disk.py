@@ -25,6 +25,7 @@ from ..files import File, Files
 from ..manifest import ReplicaRecord
 from . import undo
 from .blend import (
+    BATCH_BYTES,
     EXTENT,
     Blend,
     batches,
@@ -62,6 +63,7 @@ class DiskWriter:
         self._undo: UndoWriter | None = None
         self._stale = self.image.size() > 0
         self._healed: set[int] = set()
+        self._rooms = [bytearray(), bytearray()]
         self._stage: list[Blend] = []
         self._staged_blocks: set[int] = set()
         self._staged_bytes = 0
@@ -87,11 +89,7 @@ class DiskWriter:
         if not self._history or not self._files.exists(self._layout.undo_index(self._epoch)):
             return
         blocks = self._open_undo().touched_since(done_rows)
-        for start in range(0, len(blocks), PAGE_ENTRIES):
-            some = blocks[start : start + PAGE_ENTRIES]
-            some = some[some < block_count(self.image.size(), self._block_size)]
-            for block, entry in zip(some.tolist(), self._content_checksums(some), strict=True):
-                self.table.put(block, entry.tobytes())
+        self._sum_again(blocks[blocks < block_count(self.image.size(), self._block_size)])
         self.table.flush()
 
     def write(self, rows: Array, data: memoryview) -> int:
@@ -102,7 +100,7 @@ class DiskWriter:
             if self._staged_bytes >= STAGE_BYTES or not self._staged_blocks.isdisjoint(blocks.tolist()):
                 self.flush()
             plan = blend(
-                batch, data, blocks, self._content(blocks),
+                batch, data, blocks, self._content(blocks), self._room(1, len(blocks)),
                 block_size=self._block_size, size=self.image.size(), seed=self._seed,
             )  # fmt: skip
             if len(plan.granules):
@@ -190,8 +188,7 @@ class DiskWriter:
         self.image.truncate(size)
         self.table.resize(block_count(size, self._block_size))
         edges = edges[edges < block_count(size, self._block_size)]
-        for block, entry in zip(edges.tolist(), self._content_checksums(edges), strict=True):
-            self.table.put(block, entry.tobytes())
+        self._sum_again(edges)
         self.table.flush()
 
     def flush(self) -> None:
@@ -203,6 +200,7 @@ class DiskWriter:
             self._open_undo().publish()
         for plan in self._stage:
             self._write_granules(plan.granules, plan.new)
+            self.table.load(plan.blocks.tolist())
             for block, entry in zip(plan.blocks.tolist(), plan.entries, strict=True):
                 self.table.put(block, entry.tobytes())
         self.table.flush()
@@ -246,8 +244,10 @@ class DiskWriter:
     def _save_before(self, granules: Array, old: Array, blocks: Array) -> None:
         if not self._history:
             return
-        entries = b"".join(self.table.get(block) for block in blocks.tolist())
-        known = ~np.isin(blocks // PAGE_ENTRIES, list(self._healed))
+        numbers = blocks.tolist()
+        self.table.load(numbers)
+        entries = b"".join(map(self.table.get, numbers))
+        known = np.array([block // PAGE_ENTRIES not in self._healed for block in numbers], np.bool_)
         checksums = np.frombuffer(entries, np.uint8).reshape(-1, ENTRY_SIZE)
         self._open_undo().save(granules, old, blocks, checksums, known)
 
@@ -259,17 +259,30 @@ class DiskWriter:
         for offset, length, _ in granule_rows(granules[zero]).tolist():
             self.image.zero(offset, min(length, size - offset))
 
-    def _content(self, blocks: Array) -> bytearray:
-        content = bytearray(len(blocks) * self._block_size)
+    def _content(self, blocks: Array) -> memoryview:
+        """What `blocks` hold, until the next call."""
+        content = self._room(0, len(blocks))
         self.image.read_extents(block_rows(blocks, self._block_size), content)
         return content
 
-    def _content_checksums(self, blocks: Array) -> Array:
-        if not len(blocks):
-            return np.zeros((0, ENTRY_SIZE), np.uint8)
-        return checksums_of(
-            self._content(blocks), blocks, block_size=self._block_size, size=self.image.size(), seed=self._seed
-        )
+    def _room(self, which: int, blocks: int) -> memoryview:
+        """One of two buffers, kept: fresh memory for each batch costs more than the work in it."""
+        needed = blocks * self._block_size
+        if len(self._rooms[which]) < needed:
+            self._rooms[which] = bytearray(needed)
+        return memoryview(self._rooms[which])[:needed]
+
+    def _sum_again(self, blocks: Array) -> None:
+        """Let the table say what the image holds of `blocks`."""
+        step = max(1, BATCH_BYTES // self._block_size)
+        for start in range(0, len(blocks), step):
+            some = blocks[start : start + step]
+            self.table.load(some.tolist())
+            entries = checksums_of(
+                self._content(some), some, block_size=self._block_size, size=self.image.size(), seed=self._seed
+            )
+            for block, entry in zip(some.tolist(), entries, strict=True):
+                self.table.put(block, entry.tobytes())
 
     def _known_entries(self, first: int, count: int) -> bytearray:
         """The table's entries; those of bad pages computed from the image, which is what a resync compares with."""
@@ -282,9 +295,7 @@ class DiskWriter:
             page = bad.start // PAGE_ENTRIES
             self.table.forget(range(page, page + 1))
             whole = np.arange(page * PAGE_ENTRIES, min((page + 1) * PAGE_ENTRIES, blocks), dtype=np.int64)
-            for part in np.array_split(whole, -(-len(whole) * self._block_size // ZERO_WINDOW) or 1):
-                for block, entry in zip(part.tolist(), self._content_checksums(part), strict=True):
-                    self.table.put(block, entry.tobytes())
+            self._sum_again(whole)
             self._healed.add(page)
         self.table.flush()
         entries, unknown = self.table.read(first, count)
