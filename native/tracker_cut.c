@@ -123,6 +123,8 @@ static int save_artifacts(struct br_tracker *tracker, uint32_t slot, bool last) 
         if (!last)
             promote(tracker, &tracker->epochs[!slot]);
     }
+    if (trusted && !epoch->saved) /* there may be room for it now, if the log went */
+        epoch->saved = br_dirty_save(folder, name, &tracker->tracking, slot, epoch->id) == 0;
     return folder->ops->sync(folder);
 }
 

@@ -419,3 +419,25 @@ def test_status_tells_another_process_how_the_tracker_is(images: list[Path]) -> 
         assert status.dirty_bytes == 131072
         assert status.log_bytes > 70_000
     assert ImageSource.open(images[0]).status() is None
+
+
+def test_on_a_full_disk_the_log_gives_way_to_the_bitmap(tmp_path: Path) -> None:
+    """Neither has room; once the log is gone the bitmap has."""
+    image = tmp_path / "vm.img"
+    make_image(image, MIB)
+    full = False
+
+    def hook(what: str, name: str, *_: object) -> None:
+        needs_room = what in ("create", "pwrite") and name != "vm.img.tracking"
+        if full and needs_room and image.with_name("vm.img.hrl").exists():
+            raise OSError(28, "full")
+
+    files = HookedFiles(hook)
+    with track(image, files=files) as tracked:
+        tracked.pwrite(b"a", 5 * 65536)
+        full = True
+        cut = tracked.cut()
+        full = False
+    [record] = ImageSource.open(image).records(0, cut.epoch)
+    assert record.log is None
+    assert dirty_granules([record], MIB) == {5}

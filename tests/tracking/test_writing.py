@@ -444,3 +444,50 @@ def scribble(tracked: TrackedImage, seed: int, rounds: int) -> None:
             tracked.zero(offset, length)
         else:
             tracked.pwrite(rng.randbytes(8) * (length // 8 + 1), offset % (tracked.size - length - 8))
+
+
+class Overlay(HookedFiles):
+    """An image that is more than one file: reads go to what was written over it, else to the base (rule 11)."""
+
+    class _Image(HookedFile):
+        __slots__ = ("base", "written")
+
+        def pread(self, length: int, offset: int) -> bytes:
+            over, under = super().pread(length, offset), self.base.pread(length, offset)
+            return bytes(
+                over[at] if offset + at in self.written else under[at] for at in range(min(length, len(under)))
+            )
+
+        def pwrite(self, data: Any, offset: int) -> None:
+            super().pwrite(data, offset)
+            self.written.update(range(offset, offset + len(data)))
+
+        def zero(self, offset: int, length: int) -> None:
+            self.pwrite(bytes(length), offset)
+
+        def size(self) -> int:
+            return self.base.size()
+
+    def open(self, path: Path, *, write: bool = False, create: bool = False, exclusive: bool = False) -> File:
+        if path.name != "over.img":
+            return super().open(path, write=write, create=create, exclusive=exclusive)
+        with Files.open(self, path, write=write) as plain:
+            image = self._Image(path, os.dup(plain.fileno()), self.hook)
+        image.base, image.written = Files.open(self, path.with_name("vm.img")), set()
+        return image
+
+
+def test_a_disk_over_an_overlay_is_tracked_and_its_base_is_never_written(image: Path) -> None:
+    before, over = image.read_bytes(), image.with_name("over.img")
+    over.touch()
+    os.truncate(over, MIB)
+    with track(over, files=Overlay()) as tracked:
+        assert tracked.pread(100, 5000) == before[5000:5100]
+        tracked.pwrite(b"new" * 100, 5050)
+        tracked.zero(100_000, 100)
+        tracked.discard(200_000, 100)
+        assert tracked.pread(100, 5000) == before[5000:5050] + (b"new" * 100)[:50]
+        tracked.cut()
+        content = tracked.pread(MIB, 0)
+    assert image.read_bytes() == before
+    assert replay([over.with_name("over.img.000001.hrl")], before) == content != before
