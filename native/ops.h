@@ -32,8 +32,11 @@ struct br_file_ops {
     int (*size)(struct br_file *file, uint64_t *size);
     int (*truncate)(struct br_file *file, uint64_t size);
     int (*lock)(struct br_file *file); /* exclusive, until close; EWOULDBLOCK: somebody else has it */
-    /* Optional (NULL): map the first `length` bytes, shared. Where there is none, whoever needs a mapping
-     * keeps a copy in memory and writes it through. */
+    /* Optional (NULL): have room for the first `length` bytes, growing the file to that, so that writing them
+     * can't fail for want of it. */
+    int (*reserve)(struct br_file *file, uint64_t length);
+    /* Optional (NULL, or EOPNOTSUPP): map the first `length` bytes, shared, such that a store can't fail.
+     * Where that can't be had, whoever needs a mapping keeps a copy in memory and writes it through. */
     int (*map)(struct br_file *file, uint64_t length, void **address);
     int (*fileno)(struct br_file *file); /* the descriptor for fstat and locks, -1: there is none */
     void (*close)(struct br_file *file);

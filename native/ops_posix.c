@@ -6,12 +6,16 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 struct posix_file {
@@ -77,15 +81,43 @@ static int posix_lock(struct br_file *file) {
     return flock(fd_of(file), LOCK_EX | LOCK_NB) < 0 ? errno : 0;
 }
 
-/* Room is taken first: a store into a hole of a mapped file on a full disk would kill the process. */
-static int posix_map(struct br_file *file, uint64_t length, void **address) {
-    int error = allocate(fd_of(file), 0, 0, length);
+/* btrfs writes elsewhere what it overwrites, and so may need room where there was enough: unless told not to,
+ * while the file is empty. */
+static void overwrite_in_place(int fd) {
+    struct statfs system;
+    int flags;
+    if (fstatfs(fd, &system) == 0 && system.f_type == BTRFS_SUPER_MAGIC &&
+        ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0) {
+        flags |= FS_NOCOW_FL;
+        ioctl(fd, FS_IOC_SETFLAGS, &flags);
+    }
+}
+
+static int posix_reserve(struct br_file *file, uint64_t length) {
+    uint64_t size;
+    int error = posix_size(file, &size);
+    if (!error && size == 0)
+        overwrite_in_place(fd_of(file));
+    if (!error)
+        error = allocate(fd_of(file), 0, 0, length);
     if (error == EOPNOTSUPP || error == ENOSYS)
         error = posix_fallocate(fd_of(file), 0, (off_t)length);
-    if (error)
-        return error;
+    return error;
+}
+
+/* A store that finds no room, or a page that can't be read again, kills the process. So only file systems
+ * that keep the room they gave are mapped, and the pages are locked, if we may. */
+static int posix_map(struct br_file *file, uint64_t length, void **address) {
+    struct statfs system;
+    if (fstatfs(fd_of(file), &system) < 0)
+        return errno;
+    if (system.f_type != EXT4_SUPER_MAGIC && system.f_type != XFS_SUPER_MAGIC && system.f_type != TMPFS_MAGIC)
+        return EOPNOTSUPP;
     *address = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd_of(file), 0);
-    return *address == MAP_FAILED ? errno : 0;
+    if (*address == MAP_FAILED)
+        return errno;
+    mlock(*address, length);
+    return 0;
 }
 
 static int posix_fileno(struct br_file *file) {
@@ -106,6 +138,7 @@ static const struct br_file_ops posix_file_ops = {
     .size = posix_size,
     .truncate = posix_truncate,
     .lock = posix_lock,
+    .reserve = posix_reserve,
     .map = posix_map,
     .fileno = posix_fileno,
     .close = posix_close,

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 void br_name(const struct br_tracker *tracker, const char *suffix, char name[BR_NAME]) {
@@ -11,6 +12,18 @@ void br_name(const struct br_tracker *tracker, const char *suffix, char name[BR_
 
 void br_epoch_name(const struct br_tracker *tracker, uint64_t epoch, const char *suffix, char name[BR_NAME]) {
     snprintf(name, BR_NAME, "%s.%06llu%s", tracker->name, (unsigned long long)epoch, suffix);
+}
+
+uint64_t br_epoch_in(const char *name, const char *image, const char *suffix) {
+    size_t length = strlen(image);
+    if (strncmp(name, image, length) != 0 || name[length] != '.')
+        return 0;
+    char *end;
+    const char *digits = name + length + 1;
+    if (*digits < '0' || *digits > '9')
+        return 0;
+    unsigned long long epoch = strtoull(digits, &end, 10);
+    return strcmp(end, suffix) == 0 && end - digits >= 6 && epoch < INT64_MAX / 2 ? epoch : 0;
 }
 
 int br_fail(struct br_failure *failure, int error, const char *name, const char *doing) {

@@ -66,6 +66,40 @@ void br_log_drop(struct br_tracker *tracker, struct br_epoch *epoch, int error) 
         epoch->log.file->ops->truncate(epoch->log.file, 0);
 }
 
+struct oldest {
+    const char *image;
+    uint64_t after, epoch; /* the smallest epoch above `after` that has a log */
+};
+
+static void look_for_oldest(void *context, const char *name) {
+    struct oldest *oldest = context;
+    uint64_t epoch = br_epoch_in(name, oldest->image, ".hrl");
+    if (epoch > oldest->after && (!oldest->epoch || epoch < oldest->epoch))
+        oldest->epoch = epoch;
+}
+
+static bool exists(struct br_folder *folder, const char *name) {
+    struct br_file *file;
+    if (folder->ops->open(folder, name, 0, &file) != 0)
+        return false;
+    br_file_close(&file);
+    return true;
+}
+
+bool br_drop_sealed_log(struct br_tracker *tracker) {
+    char log[BR_NAME], dirty[BR_NAME];
+    struct br_folder *folder = tracker->folder;
+    for (struct oldest oldest = {.image = tracker->name};; oldest.after = oldest.epoch) {
+        oldest.epoch = 0;
+        if (folder->ops->list(folder, look_for_oldest, &oldest) != 0 || !oldest.epoch)
+            return false;
+        br_epoch_name(tracker, oldest.epoch, ".hrl", log);
+        br_epoch_name(tracker, oldest.epoch, ".dirty", dirty);
+        if (exists(folder, dirty))
+            return folder->ops->unlink(folder, log) == 0;
+    }
+}
+
 void br_epoch_look(struct br_tracker *tracker) {
     if (!tracker->prepared || *tracker->word == 0)
         return;
@@ -95,6 +129,7 @@ static void seal(struct br_tracker *tracker, struct br_epoch *epoch, bool truste
         error = folder->ops->rename(folder, open, sealed);
     if (error)
         folder->ops->unlink(folder, open);
+    epoch->log_error = error;
     epoch->sealed = true;
 }
 
@@ -108,24 +143,32 @@ static void promote(struct br_tracker *tracker, struct br_epoch *next) {
         br_log_drop(tracker, next, error);
 }
 
-static int save_artifacts(struct br_tracker *tracker, uint32_t slot, bool last) {
+static int save_bitmap(struct br_tracker *tracker, uint32_t slot) {
     char name[BR_NAME];
     struct br_epoch *epoch = &tracker->epochs[slot];
-    struct br_folder *folder = tracker->folder;
-    bool trusted = !tracker->image_failed;
     br_epoch_name(tracker, epoch->number, ".dirty", name);
-    if (trusted && !epoch->saved)
-        epoch->saved = br_dirty_save(folder, name, &tracker->tracking, slot, epoch->id) == 0;
-    if (!trusted)
-        folder->ops->unlink(folder, name);
+    if (tracker->image_failed)
+        return tracker->folder->ops->unlink(tracker->folder, name);
+    int error = epoch->saved ? 0 : br_dirty_save(tracker->folder, name, &tracker->tracking, slot, epoch->id);
+    epoch->saved = !error;
+    return error;
+}
+
+/* The bitmap first, because the log may need all the room there is. If then there is no log, the bitmap needs
+ * room more than logs that have theirs. */
+static int save_artifacts(struct br_tracker *tracker, uint32_t slot, bool last) {
+    struct br_epoch *epoch = &tracker->epochs[slot];
+    int error = save_bitmap(tracker, slot);
     if (!epoch->sealed) {
-        seal(tracker, epoch, trusted);
+        seal(tracker, epoch, !tracker->image_failed);
         if (!last)
             promote(tracker, &tracker->epochs[!slot]);
+        if (error && epoch->log_error)
+            error = save_bitmap(tracker, slot);
     }
-    if (trusted && !epoch->saved) /* there may be room for it now, if the log went */
-        epoch->saved = br_dirty_save(folder, name, &tracker->tracking, slot, epoch->id) == 0;
-    return folder->ops->sync(folder);
+    while ((error == ENOSPC || error == EDQUOT) && epoch->log_error && br_drop_sealed_log(tracker))
+        error = save_bitmap(tracker, slot);
+    return tracker->folder->ops->sync(tracker->folder);
 }
 
 static int advance_state(struct br_tracker *tracker, const struct br_epoch *epoch, uint32_t slot) {

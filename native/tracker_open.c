@@ -42,20 +42,6 @@ static enum br_found judge(const struct br_tracking *tracking, const struct br_i
     return fits_stamps(tracking, now) ? BR_FOUND_DIED : BR_FOUND_SUSPECT;
 }
 
-/* The epoch number in "vm.img.000017.hrl" or ".dirty" (also ".new"), or 0. */
-static uint64_t epoch_in(const char *name, const char *image) {
-    size_t length = strlen(image);
-    if (strncmp(name, image, length) != 0 || name[length] != '.')
-        return 0;
-    char *end;
-    const char *digits = name + length + 1;
-    if (*digits < '0' || *digits > '9')
-        return 0;
-    unsigned long long epoch = strtoull(digits, &end, 10);
-    bool ours = strcmp(end, ".hrl") == 0 || strcmp(end, ".dirty") == 0;
-    return ours && end - digits >= 6 && epoch < INT64_MAX / 2 ? epoch : 0;
-}
-
 struct latest {
     const char *image;
     uint64_t epoch;
@@ -63,7 +49,7 @@ struct latest {
 
 static void look_for_latest(void *context, const char *name) {
     struct latest *latest = context;
-    uint64_t epoch = epoch_in(name, latest->image);
+    uint64_t epoch = br_epoch_in(name, latest->image, ".hrl") | br_epoch_in(name, latest->image, ".dirty");
     latest->epoch = epoch > latest->epoch ? epoch : latest->epoch;
 }
 

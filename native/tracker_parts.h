@@ -69,6 +69,8 @@ enum { BR_NAME = 320 }; /* room for a name and a suffix; the system refuses what
 /* "vm.img" + suffix, and "vm.img.000017" + suffix. */
 void br_name(const struct br_tracker *tracker, const char *suffix, char name[BR_NAME]);
 void br_epoch_name(const struct br_tracker *tracker, uint64_t epoch, const char *suffix, char name[BR_NAME]);
+/* The epoch number in "vm.img.000017" + suffix, or 0. */
+uint64_t br_epoch_in(const char *name, const char *image, const char *suffix);
 
 /* Fill `failure`, return `error`. */
 int br_fail(struct br_failure *failure, int error, const char *name, const char *doing);
@@ -89,6 +91,8 @@ int br_cut_now(struct br_tracker *tracker, struct br_failure *failure);
 void br_last_cut(struct br_tracker *tracker, struct br_cut *cut);
 /* Under saving: make the state durable, with `suspect` as it must be. */
 int br_save_state(struct br_tracker *tracker);
+/* Remove the oldest sealed log that has a bitmap to stand in for it; false: there is none. */
+bool br_drop_sealed_log(struct br_tracker *tracker);
 /* The log goes, the guest's writes go on. */
 void br_log_drop(struct br_tracker *tracker, struct br_epoch *epoch, int error);
 

@@ -115,10 +115,12 @@ void br_log_content(struct br_tracker *tracker, struct br_epoch *epoch, uint64_t
         br_log_drop(tracker, epoch, error);
 }
 
-/* The image is out of room: the log gives way, once. */
+/* The image is out of room: the log gives way, then the sealed ones, the oldest first. */
 static bool made_room(struct br_tracker *tracker, struct br_epoch *epoch, int error) {
-    if ((error != ENOSPC && error != EDQUOT) || epoch->log_error)
+    if (error != ENOSPC && error != EDQUOT)
         return false;
+    if (epoch->log_error)
+        return br_drop_sealed_log(tracker);
     br_log_drop(tracker, epoch, error);
     return true;
 }
@@ -128,7 +130,7 @@ static int write_piece(struct br_tracker *tracker, struct br_epoch *epoch, struc
     struct br_file *image = tracker->image;
     log_entry(tracker, epoch, entry, data);
     int error = image->ops->pwrite(image, data, entry->length, entry->offset);
-    if (error && made_room(tracker, epoch, error))
+    while (error && made_room(tracker, epoch, error))
         error = image->ops->pwrite(image, data, entry->length, entry->offset);
     if (error)
         br_log_content(tracker, epoch, entry->offset, entry->length);
@@ -170,7 +172,7 @@ static int zero_image(struct br_tracker *tracker, struct br_epoch *epoch, uint64
     struct br_file *image = tracker->image;
     br_log_zero(tracker, epoch, offset, length);
     int error = image->ops->zero(image, offset, length);
-    if (error && made_room(tracker, epoch, error))
+    while (error && made_room(tracker, epoch, error))
         error = image->ops->zero(image, offset, length);
     if (error)
         br_log_content(tracker, epoch, offset, length);

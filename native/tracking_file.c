@@ -128,20 +128,16 @@ static void let_go(struct br_tracking *tracking) {
 }
 
 /* Map the file, or read what it has into memory. */
-static int take_hold(struct br_tracking *tracking, uint64_t length, uint64_t size) {
+static int take_hold(struct br_tracking *tracking, uint64_t length) {
     struct br_file *file = tracking->file;
-    if (file->ops->map) {
-        void *address = NULL;
-        int error = file->ops->map(file, length, &address);
-        tracking->base = error ? NULL : address;
-        tracking->mapped = true;
+    void *address = NULL;
+    int error = file->ops->map ? file->ops->map(file, length, &address) : EOPNOTSUPP;
+    tracking->mapped = !error;
+    tracking->base = address;
+    if (error != EOPNOTSUPP)
         return error;
-    }
-    tracking->mapped = false;
     tracking->base = calloc(1, length);
-    if (!tracking->base)
-        return ENOMEM;
-    return file->ops->pread(file, tracking->base, size < length ? size : length, 0);
+    return tracking->base ? file->ops->pread(file, tracking->base, length, 0) : ENOMEM;
 }
 
 static uint64_t popcount(const uint8_t *bytes, uint64_t length) {
@@ -170,11 +166,11 @@ int br_tracking_cover(struct br_tracking *tracking, uint64_t covered) {
     }
     int error = file->ops->size(file, &size);
     if (!error && size < length) /* never shorter: bits beyond `covered` are cleared, and harmless */
-        error = file->ops->truncate(file, length);
+        error = file->ops->reserve ? file->ops->reserve(file, length) : file->ops->truncate(file, length);
     if (error)
         return error;
     let_go(tracking);
-    error = take_hold(tracking, length, size);
+    error = take_hold(tracking, length);
     if (error) {
         let_go(tracking);
         return error;

@@ -238,6 +238,28 @@ def test_an_image_without_room_gets_that_of_the_log(image: Path) -> None:
     assert image.read_bytes()[:8192] == b"a" * 4096 + b"b" * 4096
 
 
+def test_an_image_without_room_gets_that_of_sealed_logs_too(image: Path) -> None:
+    """Their bitmaps stand in for them; the newest goes last."""
+    full = False
+
+    def hook(what: str, name: str, *_: object) -> None:
+        if full and (what, name) == ("pwrite", "vm.img") and {".000001.hrl", ".000002.hrl"} & beside(image):
+            raise OSError(errno.ENOSPC, "full")
+
+    files = HookedFiles(hook)
+    with track(image, files=files) as tracked:
+        for number in range(4):
+            tracked.pwrite(bytes([number]) * 4096, number * GRANULE)
+            tracked.cut()
+        full = True
+        tracked.pwrite(b"x" * 4096, 9 * GRANULE)
+        full = False
+        assert tracked.status().state == "bitmap only"
+    records = ImageSource.open(image).records(0, 5)
+    assert [record.log is not None for record in records] == [False, False, True, True, False]
+    assert dirty_granules(records, MIB) == {0, 1, 2, 3, 9}
+
+
 def test_a_log_over_its_limit_gives_way_to_the_bitmap_until_the_next_cut(image: Path) -> None:
     with track(image, log_limit=100 * KIB) as tracked:
         for at in range(40):
