@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from blockreplica.errors import BusyError, StorageError
-from blockreplica.tracking import Cut, ImageSource, cut_together, track
+from blockreplica.tracking import Cut, ImageSource, cut_together, group, track
 from blockreplica.tracking.names import Names
 
 from .helpers import KIB, MIB, HookedFile, HookedFiles, beside, die, dirty_granules, make_image, replay
@@ -441,3 +441,35 @@ def test_on_a_full_disk_the_log_gives_way_to_the_bitmap(tmp_path: Path) -> None:
     [record] = ImageSource.open(image).records(0, cut.epoch)
     assert record.log is None
     assert dirty_granules([record], MIB) == {5}
+
+
+def test_when_a_tracker_dies_in_the_middle_all_are_cut_again(
+    images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its writes after the instant can't be told from those before: the first attempt is no point in time."""
+    command = [sys.executable, "-c", SERVANT, images[1]]
+    with track(images[0]) as live, subprocess.Popen(command, stdin=-1, stdout=-1) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdout.readline()
+        child.stdin.write(b"7\n")
+        child.stdin.flush()
+        child.stdout.readline()
+        live.pwrite(COUNTER.pack(7), 0)
+        instants: list[float] = []
+        set_word = group._Word.set
+
+        def set_and_kill(word: group._Word) -> float:
+            instants.append(set_word(word))
+            child.kill()
+            child.wait()
+            return instants[-1]
+
+        monkeypatch.setattr(group._Word, "set", set_and_kill)
+        first, second = cut_together([ImageSource.open(path) for path in images])
+    assert first is not None
+    assert second is not None
+    assert len(instants) == 2
+    assert first.time == second.time == instants[1]
+    assert (first.epoch, second.epoch) == (2, 1)
+    assert dirty_granules(ImageSource.open(images[1]).records(0, 1), MIB) == {0}
