@@ -101,7 +101,7 @@ class DeltaLogs:
         windows, start, held = [], 0, 0
         for bucket, count in enumerate(counts.tolist()):
             if held and held + count > ENTRY_LIMIT:
-                windows.append((start, bucket * width))
+                windows.append((start, min(bucket * width, size)))
                 start, held = bucket * width, 0
             held += count
         windows.append((start, size))
