@@ -24,6 +24,7 @@ static void encode(const struct br_tracking *tracking, uint32_t slot, const uint
     br_put64(out + 56, state->covered);
     memcpy(out + 64, epoch_id, 16);
     br_put32(out + 80, bitmap_crc);
+    memcpy(out + 84, state->chain, 16);
     br_put32(out + BR_DIRTY_HEADER - 4, br_crc32c(0, out, BR_DIRTY_HEADER - 4));
 }
 

@@ -21,14 +21,15 @@ VERSION = 1
 HEADER_SIZE = 4096
 WINDOW = 1 << 16  # bytes of bitmap read at a time; 32 GiB of image
 _MAGIC = b"brdirty\0"
-_FIELDS = struct.Struct("<8sII16sQQQQ16sI")
-assert _FIELDS.size == 84
+_FIELDS = struct.Struct("<8sII16sQQQQ16sI16s")
+assert _FIELDS.size == 100
 
 
 @dataclass(frozen=True, slots=True)
 class DirtyBitmap:
     """The header of a saved bitmap. `size` is the image's at the end of the epoch; `covered` what the bits stand
-    for, more where the image shrank in that epoch; `marked` how many bits are set; `chain` the epoch's UUID.
+    for, more where the image shrank in that epoch; `marked` how many bits are set; `chain` the epoch's UUID,
+    `previous` that of the epoch before it.
     """
 
     path: Path
@@ -39,6 +40,7 @@ class DirtyBitmap:
     granule: int
     marked: int
     chain: UUID
+    previous: UUID
 
     @classmethod
     def open(cls, path: Path, *, files: Files = FILES) -> DirtyBitmap:
@@ -83,7 +85,7 @@ def _windows(file: File, length: int) -> Iterator[tuple[int, bytes]]:
 def _decode(path: Path, raw: bytes) -> tuple[DirtyBitmap, int]:
     if len(raw) < HEADER_SIZE:
         raise TrackingError.at(path, 0, "header ends early", wanted=HEADER_SIZE, got=len(raw))
-    magic, version, granule, tracking_id, epoch, size, marked, covered, chain, crc = _FIELDS.unpack_from(raw)
+    magic, version, granule, tracking_id, epoch, size, marked, covered, chain, crc, previous = _FIELDS.unpack_from(raw)
     if magic != _MAGIC:
         raise TrackingError.at(path, 0, "magic", wanted=_MAGIC, got=magic)
     stored, computed = int.from_bytes(raw[-4:], "little"), kernels.crc32c(raw[:-4])
@@ -96,7 +98,10 @@ def _decode(path: Path, raw: bytes) -> tuple[DirtyBitmap, int]:
         raise TrackingError.at(
             path, 12, "granule or size", wanted="a bitmap of its image", got=(granule, size, covered)
         )
-    bitmap = DirtyBitmap(path, UUID(bytes_le=tracking_id), epoch, size, covered, granule, marked, UUID(bytes_le=chain))
+    bitmap = DirtyBitmap(
+        path, UUID(bytes_le=tracking_id), epoch, size, covered, granule, marked,
+        UUID(bytes_le=chain), UUID(bytes_le=previous),
+    )  # fmt: skip
     return bitmap, crc
 
 

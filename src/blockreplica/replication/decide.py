@@ -57,6 +57,8 @@ def decide(view: DiskView) -> Decision:
         return Decision(Need.WHOLE, f"the tracking of {view.name} was started anew since the last point")
     if cursor.epoch > cut.epoch or (cursor.epoch == cut.epoch and cursor.chain != str(cut.chain)):
         return Decision(Need.WHOLE, f"the tracking of {view.name} tells another history than the last point")
+    if not _follows(cursor, view.records, cut):
+        return Decision(Need.WHOLE, f"the tracking of {view.name} tells another history than the last point")
     for record in view.records:
         if record.log is None and record.dirty is None:
             missing = f"has no record of epoch {record.epoch}"
@@ -70,6 +72,17 @@ def decide(view: DiskView) -> Decision:
     if not view.records:
         return Decision(Need.DELTA, f"{view.name} is unchanged")
     return Decision(Need.DELTA, f"{view.name} has logs of {_epochs(view.records)}")
+
+
+def _follows(cursor: Cursor, records: Sequence[EpochRecord], cut: Cut) -> bool:
+    """Whether the epochs since the point are its successors, as far as they tell. They aren't where an image was put
+    back to an older state together with its tracking, and then written: the epochs that it lost are in the replica."""
+    chain: str | None = cursor.chain
+    for record in records:
+        if chain is not None and record.previous is not None and str(record.previous) != chain:
+            return False
+        chain = str(record.chain) if record.chain is not None else None
+    return chain is None or chain == str(cut.chain)
 
 
 def combined(decisions: Sequence[Decision]) -> tuple[str, str]:

@@ -213,30 +213,33 @@ class ImageSource:
     def _record(self, epoch: int, state: TrackingState | None) -> EpochRecord:
         if state is None:
             return EpochRecord(epoch, None, None)
-        dirty, chain = self._bitmap(epoch, state.tracking_id)
-        log = self.names.log(epoch)
-        ours = self._files.exists(log) and self._may_be_ours(log, state.tracking_id, chain)
-        return EpochRecord(epoch, log if ours else None, dirty)
+        bitmap = self._bitmap(epoch, state.tracking_id)
+        log, header = self._log(epoch)
+        chain, previous = (bitmap.chain, bitmap.previous) if bitmap else (None, None)
+        if header is not None:
+            if header.data_write_guid != state.tracking_id or chain not in (None, header.unique_id):
+                log = None
+            elif bitmap is None:
+                chain, previous = header.unique_id, header.previous_id
+        return EpochRecord(epoch, log, bitmap.path if bitmap else None, chain, previous)
 
-    def _bitmap(self, epoch: int, tracking_id: UUID) -> tuple[Path | None, UUID | None]:
-        path = self.names.dirty(epoch)
+    def _bitmap(self, epoch: int, tracking_id: UUID) -> DirtyBitmap | None:
         try:
-            bitmap = DirtyBitmap.open(path, files=self._files)
+            bitmap = DirtyBitmap.open(self.names.dirty(epoch), files=self._files)
         except BlockReplicaError:
-            return None, None
-        if bitmap.tracking_id != tracking_id or bitmap.epoch != epoch:
-            return None, None
-        return path, bitmap.chain
+            return None
+        return bitmap if (bitmap.tracking_id, bitmap.epoch) == (tracking_id, epoch) else None
 
-    def _may_be_ours(self, log: Path, tracking_id: UUID, chain: UUID | None) -> bool:
+    def _log(self, epoch: int) -> tuple[Path | None, Header | None]:
+        """An epoch's log, and its header unless that is damaged: whoever reads the log will say how."""
+        path = self.names.log(epoch)
         try:
-            with self._files.open(log) as file:
-                header = Header.decode(file.pread(4096, 0), log)
+            with self._files.open(path) as file:
+                return path, Header.decode(file.pread(4096, 0), path)
         except FormatError:
-            return True  # damaged: whoever reads it will say how
+            return path, None
         except BlockReplicaError:
-            return False
-        return header.data_write_guid == tracking_id and chain in (None, header.unique_id)
+            return None, None
 
     def _change_cursors(self, change: Callable[[dict[UUID, int]], object]) -> None:
         try:

@@ -47,11 +47,16 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """What is left of an ended epoch: its log, its dirty bitmap. Both None: the whole image may have changed."""
+    """What is left of an ended epoch: its log, its dirty bitmap. Both None: the whole image may have changed.
+
+    `chain` is the epoch's UUID and `previous` that of the epoch before it, as far as either file still tells.
+    """
 
     epoch: int
     log: Path | None
     dirty: Path | None
+    chain: UUID | None = None
+    previous: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
