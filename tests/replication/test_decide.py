@@ -20,6 +20,7 @@ LOG, DIRTY = Path("vm.img.000006.hrl"), Path("vm.img.000006.dirty")
 WHOLE_RECORDS = (EpochRecord(6, LOG, DIRTY), EpochRecord(7, LOG, DIRTY))
 VIEW = DiskView(name="vm.img", size=SIZE, cut=CUT, cursor=CURSOR, records=WHOLE_RECORDS)
 NOTHING_LEFT = (EpochRecord(6, LOG, DIRTY), EpochRecord(7, None, None))
+NO_CHAIN = (EpochRecord(6, None, DIRTY), EpochRecord(7, None, DIRTY))
 NO_BITMAP = (EpochRecord(6, LOG, DIRTY), EpochRecord(7, LOG, None))
 def told(previous: UUID, *epochs: int) -> tuple[EpochRecord, ...]:
     """Records of epochs that tell their chain, which begins behind `previous`; epoch 7 has the cut's."""
@@ -53,7 +54,7 @@ TABLE = [
     ("an epoch follows another chain", replace(VIEW, records=told(CHAIN, 6, 7)), Need.WHOLE, "another history"),
     ("… also where its log is gone", replace(VIEW, records=told(CHAIN, 7), damage="no log"), Need.WHOLE, "another"),
     ("the cut follows another chain", replace(VIEW, records=told(OTHER, 5, 6)), Need.WHOLE, "another history"),
-    ("the chain can't be told", replace(VIEW, records=(EpochRecord(6, None, DIRTY),), damage="no log"), Need.PARTIAL, "no log"),
+    ("the chain can't be told", replace(VIEW, records=NO_CHAIN, damage="no log"), Need.PARTIAL, "no log"),
     ("nothing is left of an epoch", replace(VIEW, records=NOTHING_LEFT), Need.WHOLE, "no record of epoch 7"),
     (
         "nothing is left, and the image was changed",

@@ -93,7 +93,9 @@ class World:
     held: Relationship | None = None
 
     @classmethod
-    def make(cls, folder: Path, *, sizes: tuple[int, ...] = (40 * BLOCK + 5000,), seed: int = 1, **more: object) -> World:
+    def make(
+        cls, folder: Path, *, sizes: tuple[int, ...] = (40 * BLOCK + 5000,), seed: int = 1, **more: object
+    ) -> World:
         """New images, not protected yet."""
         print("seed", seed)
         images = [make_image(folder / f"vm{at}.img", size, seed + at) for at, size in enumerate(sizes)]

@@ -12,6 +12,8 @@ from enum import IntEnum
 from ..manifest import Cursor
 from ..tracking import Cut, EpochRecord
 
+DEEP, SEEDED = "deep-resync", "seeded"  # movements that are more than their action says
+TAKEN_UP = "an interrupted movement is taken up again"
 LOG_SHARE = 0.5  # logs over this share of the disk cost more than comparing it
 
 
@@ -72,6 +74,41 @@ def decide(view: DiskView) -> Decision:
     if not view.records:
         return Decision(Need.DELTA, f"{view.name} is unchanged")
     return Decision(Need.DELTA, f"{view.name} has logs of {_epochs(view.records)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a sync does, and why. `deep` reads both sides, `seeded` starts from a copy that came by other means."""
+
+    action: str
+    reason: str
+    deep: bool = False
+    seeded: bool = False
+
+    @property
+    def movement(self) -> str:
+        """Its name in the replica: the progress of an interrupted movement counts for one of the same name alone."""
+        return DEEP if self.deep else SEEDED if self.seeded else self.action
+
+
+def planned(decisions: Sequence[Decision], pending: str) -> Plan:
+    """The plan for a replica with points; `pending` names the movement that was interrupted there, if one was.
+
+    Only a delta is made good by a delta: whoever began to compare had a reason that may have gone by now.
+    """
+    action, reason = combined(decisions)
+    if pending in ("", "delta"):
+        return Plan(action, reason)
+    if pending == "partial-resync":
+        return Plan(pending, TAKEN_UP) if action == "delta" else Plan(action, reason)
+    if action in ("delta", "partial-resync"):
+        return Plan("resync", TAKEN_UP, deep=pending == DEEP)
+    return Plan(action, reason, deep=pending == DEEP)
+
+
+def asked_for(*, deep: bool) -> Plan:
+    """The plan of a resync that somebody asked for."""
+    return Plan("resync", "asked for" + (", reading both sides" if deep else ""), deep=deep)
 
 
 def _follows(cursor: Cursor, records: Sequence[EpochRecord], cut: Cut) -> bool:

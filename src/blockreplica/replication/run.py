@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
-from ..errors import BlockReplicaError, FormatError, NotConvergingError, StorageError, TableError
+from ..errors import BlockReplicaError, FormatError, NotConvergingError, NotFoundError, StateError, TableError
 from ..extents import Extent
 from ..files import FILES, Files
 from ..manifest import Cursor, DiskProgress, PointDisk, PointRecord, point_id
@@ -22,7 +22,7 @@ from ..progress import SILENT, Progress
 from ..stores import Replica, Session
 from ..tracking import Cut, EpochRecord, ImageSource, cut_together
 from .bulk import Pass, run_passes, whole_windows, window_bytes
-from .decide import Decision, DiskView, Need, combined, decide
+from .decide import SEEDED, Decision, DiskView, Need, Plan, asked_for, decide, planned
 from .delta import apply_logs
 from .dirty import dirty_extents
 from .logs import DeltaLogs, log_damage
@@ -85,35 +85,30 @@ class _Movement:
         self._progress, self._files, self._clock, self._now = progress, files, clock, now
         self.tally = Tally()
         self._checked: set[Path] = set()
-        self._last = replica.newest()
+        self._id = UUID(replica.record.relationship)
+        self._warnings: list[str] = []
+        self._last, self._lost = _newest(replica)
         cursors = [disk.cursor for disk in self._last.disks] if self._last else [None] * len(sources)
         cuts = cut_together(sources)
         self._disks = [_Disk(source, cursor, cut) for source, cursor, cut in zip(sources, cursors, cuts, strict=True)]
 
     def run(self) -> PointRecord:
         """Decide and move; a table page found bad on the way turns a delta into a resync."""
+        decisions = self._decisions()
         with closing(self._replica.session()) as session:
-            if session.first:
-                return self._full(session, "initial", "the first replication", [])
-            decisions, unfinished = self._decisions(), self._unfinished(session)
-            action, reason = combined(decisions)
-            if self._settings.resync:
-                action, reason = "resync", "asked for" + (", reading both sides" if self._settings.deep else "")
-            elif unfinished and (action == "delta" or (unfinished, action) == ("resync", "partial-resync")):
-                action, reason = unfinished, "an interrupted movement is taken up again"
-            if action == "delta":
-                try:
-                    return self._delta(session, reason)
-                except TableError as error:
-                    action, reason = "resync", str(error)
-            elif action == "partial-resync" and not unfinished:
-                return self._full(session, action, reason, decisions)
+            plan = self._plan(session, decisions)
+            if plan.action != "delta":
+                return self._full(session, plan, decisions)
+            try:
+                return self._delta(session, plan.reason)
+            except TableError as error:
+                plan = Plan("resync", str(error))
         with closing(self._replica.session()) as session:
-            return self._full(session, action, reason, decisions if action == "partial-resync" else [])
+            return self._full(session, plan, decisions)
 
     def acknowledge(self, point: PointRecord) -> list[str]:
         """Rule 2: dirt is let go of only after the commit *and* an fsync of the image begun after the cut."""
-        warnings = []
+        warnings = self._warnings
         if point.kind == "fuzzy":
             names = ", ".join(disk.source.path.name for disk in self._disks if disk.fuzzy)
             warnings.append(f"{names} changed while being read: point {point.id} is fuzzy, not one instant; "
@@ -123,19 +118,22 @@ class _Movement:
                 continue
             try:
                 disk.source.sync_image()
-                disk.source.set_cursor(UUID(self._replica.record.relationship), disk.begin.epoch)
-            except StorageError as error:
+                disk.source.set_cursor(self._id, disk.begin.epoch)
+            except BlockReplicaError as error:
                 warnings.append(f"the logs are kept: {error}")
         return warnings
 
-    def _unfinished(self, session: Session) -> str:
-        """The compare that an interrupted session has left undone; only a delta is made good by a delta."""
-        if session.pending is None or session.pending.movement == "delta":
-            return ""
-        return "partial-resync" if session.pending.movement == "partial-resync" else "resync"
+    def _plan(self, session: Session, decisions: Sequence[Decision]) -> Plan:
+        if session.first:
+            return Plan("initial", "the first replication", seeded=self._settings.seed is not None)
+        if self._settings.resync:
+            return asked_for(deep=self._settings.deep)
+        if self._last is None:
+            return Plan("resync", f"nothing is known of the newest point: {self._lost}")
+        return planned(decisions, session.pending.movement if session.pending else "")
 
     def _decisions(self) -> list[Decision]:
-        return [decide(self._view(disk)) for disk in self._disks]
+        return [decide(self._view(disk)) for disk in self._disks] if self._last else []
 
     def _view(self, disk: _Disk) -> DiskView:
         cut, cursor = disk.cut, disk.begin
@@ -159,22 +157,22 @@ class _Movement:
         self._apply(session)
         return self._commit(session, "delta", reason)
 
-    def _full(self, session: Session, action: str, reason: str, decisions: list[Decision]) -> PointRecord:
+    def _full(self, session: Session, plan: Plan, decisions: Sequence[Decision]) -> PointRecord:
         """Copy or compare, then close with the delta of what was written meanwhile."""
-        fresh = session.pending is None
-        session.start(action, heal=action != "initial")
-        if action == "initial" and self._settings.seed is not None and fresh:
-            self._sow(session, self._settings.seed)
+        if plan.seeded and (session.pending is None or session.pending.movement != plan.movement):
+            self._sow(session)
+        session.start(plan.movement, heal=plan.action != "initial")
         with ExitStack() as stack:
             passes = [
-                self._pass(session, index, action, fresh, decisions[index] if decisions else None, stack)
+                self._pass(session, index, plan, decisions[index] if plan.action == "partial-resync" else None, stack)
                 for index in range(len(self._disks))
             ]
-            self._run_passes(session, passes, action)
+            self._keep_logs()
+            self._run_passes(session, passes, plan.action)
             for _ in range(ROUNDS):
                 again = self._close_gap(session, stack)
                 if not again:
-                    return self._commit(session, action, reason)
+                    return self._commit(session, plan.action, plan.reason)
                 self._run_passes(session, again, "comparing again what was written meanwhile")
         raise NotConvergingError(
             f"the change log failed in {ROUNDS} rounds, so no point in time was reached; "
@@ -182,7 +180,7 @@ class _Movement:
         )
 
     def _pass(
-        self, session: Session, index: int, action: str, fresh: bool, decision: Decision | None, stack: ExitStack
+        self, session: Session, index: int, plan: Plan, decision: Decision | None, stack: ExitStack
     ) -> Pass:
         disk, writer, held = self._disks[index], session.disks[index], session.progress(index)
         windows: Sequence[Extent] = whole_windows(disk.size, self._replica.record.block_size)
@@ -195,15 +193,17 @@ class _Movement:
         disk.identity = list(disk.source.identity().as_list())
         if decision is None or decision.need != Need.DELTA:
             disk.begin = held.begin if proved and held.begin else _cursor(disk.cut)
-        sown = action == "initial" and fresh and self._settings.seed is not None
-        if action == "initial" and not proved and not sown:
+        copies = plan.action == "initial" and not plan.seeded
+        if copies and not proved:
             writer.reset()
         elif writer.image.size() != disk.size:
             writer.heal()
         writer.resize(disk.size)
+        # A seed that was taken over by a session that died is not known to be what the table says.
+        deep = plan.deep or (plan.seeded and session.pending is not None)
         return Pass(
             source=stack.enter_context(self._files.open(disk.source.path)), disk=writer, windows=windows,
-            deep=self._settings.deep, copies=action == "initial" and not sown, done=held.done if proved else 0,
+            deep=deep, copies=copies, done=held.done if proved else 0,
         )  # fmt: skip
 
     def _dirty(self, records: Sequence[EpochRecord], size: int) -> list[Extent]:
@@ -223,16 +223,34 @@ class _Movement:
             return False
         return True
 
-    def _sow(self, session: Session, seed: Path) -> None:
-        """Start from a copy that came by other means; what differs from the image is sent afterwards."""
+    def _sow(self, session: Session) -> None:
+        """Start from a copy that came by other means; what differs from the image is sent afterwards.
+
+        Until all of it is there the movement has a name of its own: interrupted, it begins again.
+        """
+        assert self._settings.seed is not None
+        session.start("sowing", heal=False)
+        seed, writer = self._settings.seed, session.disks[0]
+        writer.reset()
         with self._files.open(seed) as source:
             size = min(source.size(), self._disks[0].size)
-            session.disks[0].resize(size)
-            windows = whole_windows(size, self._replica.record.block_size)
+            writer.resize(size)
             self._progress.start(f"taking over {seed.name}", size)
-            for window in windows:
-                session.disks[0].copy(source, window)
+            for window in whole_windows(size, self._replica.record.block_size):
+                writer.copy(source, window)
                 self._progress.advance(window.length)
+        session.start(SEEDED, heal=False)
+        session.checkpoint([DiskProgress()])
+
+    def _keep_logs(self) -> None:
+        """Rule 8: from here on the logs that will close the gap stay, whatever other relationships let go of."""
+        for disk in self._disks:
+            if disk.begin is None:
+                continue
+            try:
+                disk.source.begin_cursor(self._id, disk.begin.epoch)
+            except BlockReplicaError as error:
+                self._warnings.append(f"the logs may be let go of too early: {error}")
 
     def _run_passes(self, session: Session, passes: list[Pass], what: str) -> None:
         self._progress.start(what, sum(window.length for one in passes for window in one.windows))
@@ -258,7 +276,7 @@ class _Movement:
                 continue
             if self._usable(disk):
                 continue
-            if disk.source.state != "tracking":
+            if disk.source.state == "changed":
                 disk.fuzzy = True
                 continue
             records = disk.source.records(disk.begin.epoch, cut.epoch)
@@ -283,7 +301,7 @@ class _Movement:
         try:
             with ExitStack() as stack:
                 self._logs(disk, disk.begin, stack)
-        except FormatError:
+        except (FormatError, NotFoundError):
             return False
         return True
 
@@ -312,6 +330,14 @@ class _Movement:
                 kind="fuzzy" if any(disk.fuzzy for disk in self._disks) else "crash-consistent",
             )
         )  # fmt: skip
+
+
+def _newest(replica: Replica) -> tuple[PointRecord | None, str]:
+    """The newest point; when its record is damaged, what is wrong with it."""
+    try:
+        return replica.newest(), ""
+    except (StateError, NotFoundError) as error:
+        return None, str(error)
 
 
 def _cursor(cut: Cut | None) -> Cursor | None:

@@ -67,9 +67,9 @@ class Session:
 
         A movement of another name starts from what is there, but without the earlier one's progress.
         """
+        self._movement = movement
         if self.pending is not None and self.pending.movement != movement:
             self.pending, self._marked = None, False  # the mark is made again: it must name what is half done
-        self._movement = movement
         for disk in self.disks:
             if heal:
                 disk.heal()

@@ -164,6 +164,10 @@ class ImageSource:
         """Record durably that a relationship has everything up to `epoch`; let go of what all have."""
         self._change_cursors(lambda cursors: cursors.update({relationship: epoch}))
 
+    def begin_cursor(self, relationship: UUID, epoch: int) -> None:
+        """Keep all epochs after `epoch` for a relationship that has no cursor yet."""
+        self._change_cursors(lambda cursors: cursors.setdefault(relationship, epoch))
+
     def drop_cursor(self, relationship: UUID) -> None:
         """Forget a relationship."""
         self._change_cursors(lambda cursors: cursors.pop(relationship, None))
