@@ -4,7 +4,9 @@ A page is 4096 bytes: 255 entries, the page's number, a CRC-32C keyed by the rep
 another place or half a write is recognised. A block of zeros has an entry of sixteen zero bytes and a page of such
 blocks is a page of zeros: the table of a sparse disk is sparse.
 
-A bad page means *unknown*, never *unchanged*: `TablePages` hands out its blocks as unknown, and who must know raises.
+A bad page means *unknown*, never *unchanged*: `read` hands out its blocks as unknown, and who must know raises. What
+such a page still says can be proved by content: an entry that is the checksum of what the block holds was not damaged,
+and entries computed from content that fit the page's CRC are those it had. So one flipped bit costs no checksum.
 Entries are XXH3-128 in canonical (big-endian) form, seeded for each relationship.
 """
 
@@ -12,6 +14,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from . import kernels
 from .errors import TableError
@@ -28,12 +33,22 @@ def block_count(size: int, block_size: int) -> int:
     return -(-size // block_size)
 
 
+def proved(raw: bytes, page: int, key: int, computed: bytearray) -> NDArray[np.bool_]:
+    """Which entries of a bad page are, beyond doubt, those `computed` from content (all 255; zeros where none is)."""
+    same: NDArray[np.bool_] = np.frombuffer(raw[:_PAGE_BYTES], "V16") == np.frombuffer(computed, "V16")
+    packed = bytearray(PAGE_SIZE)
+    kernels.pack_table(computed, page, key, packed)
+    if packed[-4:] == raw[-4:]:
+        same[:] = True
+    return same
+
+
 class ChecksumTable:
     """The table in its file. Writes gather in memory, page by page, until `flush`."""
 
     def __init__(self, file: File, key: int) -> None:
         self.file = file
-        self._key = key
+        self.key = key
         self._pages: dict[int, bytearray] = {}
         self._changed: set[int] = set()
 
@@ -46,7 +61,7 @@ class ChecksumTable:
         pages = bytearray((last_page - first_page) * PAGE_SIZE)
         self.file.pread_into(pages, first_page * PAGE_SIZE)
         entries = bytearray((last_page - first_page) * _PAGE_BYTES)
-        bad = kernels.unpack_table(pages, first_page, self._key, entries)
+        bad = kernels.unpack_table(pages, first_page, self.key, entries)
         for page in self._pages.keys() & range(first_page, last_page):
             at = (page - first_page) * _PAGE_BYTES
             entries[at : at + _PAGE_BYTES] = self._pages[page]
@@ -57,6 +72,10 @@ class ChecksumTable:
             if page not in self._pages
         ]
         return entries[start : start + count * ENTRY_SIZE], unknown
+
+    def raw(self, page: int) -> bytes:
+        """A page as it stands in the file, right or not, whole; zeros behind the end."""
+        return self.file.pread(PAGE_SIZE, page * PAGE_SIZE).ljust(PAGE_SIZE, b"\0")
 
     def get(self, block: int) -> bytes:
         """One entry; TableError when its page is bad."""
@@ -98,7 +117,7 @@ class ChecksumTable:
         raw = bytearray(len(numbers) * PAGE_SIZE)
         for at, page in enumerate(numbers):
             place = memoryview(raw)[at * PAGE_SIZE : (at + 1) * PAGE_SIZE]
-            kernels.pack_table(self._pages[page], page, self._key, place)
+            kernels.pack_table(self._pages[page], page, self.key, place)
         self.file.write_extents(_page_rows(numbers), raw)
         self._pages.clear()
         self._changed.clear()
@@ -113,12 +132,6 @@ class ChecksumTable:
             self.flush()
         self.file.truncate(pages * PAGE_SIZE)
 
-    def forget(self, pages: range) -> None:
-        """Replace pages, bad or not, by pages that say all blocks are zero; the caller then fills them."""
-        for page in pages:
-            self._pages[page] = bytearray(_PAGE_BYTES)
-            self._changed.add(page)
-
     def _page(self, page: int) -> bytearray:
         held = self._pages.get(page)
         if held is not None:
@@ -129,7 +142,7 @@ class ChecksumTable:
 
     def _take(self, page: int, raw: bytearray | memoryview) -> bytearray:
         entries = bytearray(_PAGE_BYTES)
-        if kernels.unpack_table(raw, page, self._key, entries):
+        if kernels.unpack_table(raw, page, self.key, entries):
             raise TableError.at(
                 self.file.path, page * PAGE_SIZE, "checksum page", wanted=f"page {page} with its CRC",
                 got="a page that fails it", hint="run a resync: it takes these blocks as unknown",
@@ -140,7 +153,7 @@ class ChecksumTable:
     def _write_pages(self, first_page: int, entries: bytearray | memoryview) -> None:
         count = len(entries) // _PAGE_BYTES
         pages = bytearray(count * PAGE_SIZE)
-        kernels.pack_table(entries, first_page, self._key, pages)
+        kernels.pack_table(entries, first_page, self.key, pages)
         for page in self._pages.keys() & range(first_page, first_page + count):
             del self._pages[page]
             self._changed.discard(page)

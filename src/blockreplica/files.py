@@ -10,6 +10,7 @@ a file.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -125,6 +126,20 @@ class File:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def data_bytes(fd: int, start: int, end: int) -> int:
+    """Bytes of [start, end) of a file that are not in holes; all of them where nobody can tell."""
+    count = 0
+    while start < end:
+        try:
+            data = os.lseek(fd, start, os.SEEK_DATA)
+            hole = os.lseek(fd, data, os.SEEK_HOLE)
+        except OSError as error:
+            return count if error.errno == errno.ENXIO else count + end - start
+        count += max(0, min(hole, end) - data)
+        start = hole
+    return count
 
 
 class Files:

@@ -13,6 +13,7 @@ from blockreplica.files import FILES, Files
 from blockreplica.manifest import PointDisk, PointRecord, ReplicaDisk, ReplicaRecord, point_id
 from blockreplica.stores import DirectoryStore, Replica, Session
 from blockreplica.stores.blend import EXTENT
+from blockreplica.stores.point_reader import TRUSTED
 
 RECORD = ReplicaRecord(
     relationship="00000000-0000-0000-0000-00000000000a", name="vm", block_size=16384, seed=7, created=0.0,
@@ -102,7 +103,9 @@ def table_is_true(replica: Replica, point: PointRecord, disk: int = 0) -> bool:
     kernels.checksum_buffer(data, replica.record.block_size, table, seed=replica.record.seed)
     with replica.reader(point, disk) as reader:
         entries, known = reader.checksums(0, blocks)
-    return all(entries[16 * at : 16 * at + 16] == table[16 * at : 16 * at + 16] for at in range(blocks) if known[at])
+    return all(
+        entries[16 * at : 16 * at + 16] == table[16 * at : 16 * at + 16] for at in range(blocks) if known[at] == TRUSTED
+    )
 
 
 def points_equal(replica: Replica, models: dict[int, bytes], *, required: range) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import kernels
 from ..checksums import ENTRY_SIZE, PAGE_ENTRIES, block_count
@@ -13,9 +14,11 @@ from ..extents import Extent, windows
 from ..files import FILES, File, Files
 from ..progress import SILENT, Progress
 from ..stores import PointReader, Replica
+from ..stores.point_reader import DAMAGED, LOST, TRUSTED
 
 WINDOW_BLOCKS = PAGE_ENTRIES * 8
 READ_BYTES = 8 << 20
+RIGHT, WRONG, UNKNOWN = 0, 1, 2
 
 
 def recover(
@@ -54,13 +57,15 @@ def recover(
 
 def _recover_window(reader: PointReader, target: File, window: Extent, *, unchecked: bool) -> None:
     table = copy_window(reader, target, window)
-    wrong = mismatches(reader, window, table, unchecked=unchecked)
-    if wrong:
-        places = ", ".join(f"{bad.offset} ({bad.length} bytes)" for bad in wrong[:3])
-        raise DamageError(
-            f"{target.path}: the replica's content does not match the point's checksums at offset {places}; "
-            "nothing was written; run verify, then resync to repair the newest point"
-        )
+    verdict = judge(reader, window, table)
+    for found, what, hint in (
+        (WRONG, "the replica's content does not match the point's checksums", "recover another one, and run verify"),
+        (UNKNOWN, "the point's checksums are lost", "--unchecked recovers it without them"),
+    ):
+        bad = places(reader, window, verdict == found)
+        if bad and not (unchecked and found == UNKNOWN):
+            where = ", ".join(f"{place.offset} ({place.length} bytes)" for place in bad[:3])
+            raise DamageError(f"{target.path}: {what} at offset {where}; nothing was written; {hint}")
 
 
 def copy_window(reader: PointReader, target: File, window: Extent) -> bytearray:
@@ -96,13 +101,27 @@ def target_zeros(target: File, content: bytearray, offset: int) -> None:
         target.zero(offset + start, min(run[1] * 4096, len(content) - start))
 
 
-def mismatches(reader: PointReader, window: Extent, table: bytearray, *, unchecked: bool) -> list[Extent]:
-    """The blocks of a window whose checksums in `table` are not the point's (or whose checksum is not known)."""
-    first, count = window.offset // reader.block_size, len(table) // ENTRY_SIZE
-    wanted, known = reader.checksums(first, count)
-    differ = (np.frombuffer(wanted, "V16") != np.frombuffer(table, "V16")) & known
-    bad = differ if unchecked else differ | ~known
-    return [Extent(int(block) * reader.block_size + window.offset, reader.block_size) for block in np.flatnonzero(bad)]
+def judge(reader: PointReader, window: Extent, table: bytearray) -> NDArray[np.uint8]:
+    """For each block of a window whether `table`, computed from its content, has the point's checksum: RIGHT, WRONG,
+    or UNKNOWN, where the replica has lost the one that the block had."""
+    first = window.offset // reader.block_size
+    wanted, trust = reader.checksums(first, len(table) // ENTRY_SIZE)
+    same = np.frombuffer(wanted, "V16") == np.frombuffer(table, "V16")
+    verdict = np.where(same & (trust != LOST), RIGHT, np.where(trust == TRUSTED, WRONG, UNKNOWN)).astype(np.uint8)
+    doubtful = np.flatnonzero((verdict == UNKNOWN) & (trust == DAMAGED))
+    for page in np.unique((doubtful + first) // PAGE_ENTRIES).tolist():
+        mine = doubtful[(doubtful + first) // PAGE_ENTRIES == page]
+        computed = {int(at) + first: bytes(table[at * ENTRY_SIZE : (at + 1) * ENTRY_SIZE]) for at in mine}
+        if reader.proves(page, computed):
+            verdict[mine] = RIGHT
+    return verdict
+
+
+def places(reader: PointReader, window: Extent, which: NDArray[np.bool_]) -> list[Extent]:
+    """The extents of these blocks of a window."""
+    return [
+        Extent(int(block) * reader.block_size + window.offset, reader.block_size) for block in np.flatnonzero(which)
+    ]
 
 
 def _blocks_of(extents: list[Extent], window: Extent, block_size: int) -> list[Extent]:

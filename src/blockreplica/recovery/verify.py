@@ -17,7 +17,7 @@ from ..manifest import PointRecord, chained
 from ..progress import SILENT, Progress
 from ..stores import PointReader, Replica
 from ..stores.undo_index import KNOWN, UndoIndex
-from .recover import WINDOW_BLOCKS, mismatches
+from .recover import RIGHT, UNKNOWN, WINDOW_BLOCKS, WRONG, judge, places
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,7 @@ def verify(replica: Replica, *, progress: Progress = SILENT, files: Files = FILE
         return report
     progress.start("verifying", sum(disk.size for disk in points[-1].disks))
     for disk in range(len(points[-1].disks)):
-        with replica.reader(points[-1], disk) as reader:
-            for window in windows(reader.size, WINDOW_BLOCKS * reader.block_size):
-                _check_window(reader, window, points, disk, report)
-                progress.advance(window.length)
-        for older in points[:-1]:
-            _check_undo(replica, disk, older, points, report, files)
+        _Disk(replica, disk, points, report, files).check(progress)
     return report
 
 
@@ -75,64 +70,106 @@ def _check_chain(points: list[PointRecord], report: VerifyReport) -> None:
             report.found(f"point {newer.id} is not the successor of point {older.id}: its chain differs", [newer.id])
 
 
-def _check_window(
-    reader: PointReader, window: Extent, points: list[PointRecord], disk: int, report: VerifyReport
-) -> None:
-    block_size = reader.block_size
-    table = bytearray(block_count(window.length, block_size) * ENTRY_SIZE)
-    try:
-        report.bytes_read += kernels.checksum_file(
-            reader.image.fileno(), window.offset, window.length, block_size, table, seed=reader.seed
-        )
-        touched = reader.undone(window)
-    except OSError:
-        touched = [window]
-    spans = (extent.aligned(block_size, reader.size) for extent in touched)
-    for offset in sorted({at for span in spans for at in range(span.offset, span.end, block_size)}):
-        content = bytearray(min(block_size, reader.size - offset))
-        reader.pread_into(content, offset)
-        at = (offset - window.offset) // block_size * ENTRY_SIZE
-        kernels.checksum_buffer(content, block_size, memoryview(table)[at : at + ENTRY_SIZE], seed=reader.seed)
-    report.blocks_checked += len(table) // ENTRY_SIZE
-    for bad in mismatches(reader, window, table, unchecked=False):
-        report.found("content does not match its checksum", _hurt(points, disk, bad), disk=disk, at=bad)
+class _Disk:
+    """One disk of a replica, all its points."""
+
+    def __init__(
+        self, replica: Replica, disk: int, points: list[PointRecord], report: VerifyReport, files: Files
+    ) -> None:
+        self._replica, self._disk, self._points, self._report, self._files = replica, disk, points, report, files
+
+    def check(self, progress: Progress) -> None:
+        """The newest content against its checksums, then each undo log."""
+        with self._replica.reader(self._points[-1], self._disk) as reader:
+            for window in windows(reader.size, WINDOW_BLOCKS * reader.block_size):
+                self._check_window(reader, window)
+                progress.advance(window.length)
+        for at in range(len(self._points) - 1):
+            self._check_undo(at)
+
+    def _found(self, what: str, points: list[str], at: Extent | None = None) -> None:
+        self._report.found(what, points, disk=self._disk, at=at)
+
+    def _check_window(self, reader: PointReader, window: Extent) -> None:
+        for page in reader.bad_pages(window.offset // reader.block_size, block_count(window.length, reader.block_size)):
+            self._found(f"page {page} of the checksum table does not match its CRC", [])
+        table = self._computed(reader, window)
+        self._report.blocks_checked += len(table) // ENTRY_SIZE
+        verdict = judge(reader, window, table)
+        for found, what in (
+            (WRONG, "content does not match its checksum"),
+            (UNKNOWN, "its checksum is lost: nothing proves the content"),
+        ):
+            for bad in places(reader, window, verdict == found):
+                self._found(what, self._hurt(bad, self._points), bad)
+
+    def _computed(self, reader: PointReader, window: Extent) -> bytearray:
+        """The checksums of what a window holds."""
+        block_size = reader.block_size
+        table = bytearray(block_count(window.length, block_size) * ENTRY_SIZE)
+        try:
+            self._report.bytes_read += kernels.checksum_file(
+                reader.image.fileno(), window.offset, window.length, block_size, table, seed=reader.seed
+            )
+            touched = reader.undone(window)
+        except OSError:
+            touched = [window]
+        spans = (extent.aligned(block_size, reader.size) for extent in touched)
+        for offset in sorted({at for span in spans for at in range(span.offset, span.end, block_size)}):
+            at = (offset - window.offset) // block_size * ENTRY_SIZE
+            table[at : at + ENTRY_SIZE] = _block_checksum(reader, offset)
+        return table
+
+    def _hurt(self, bad: Extent, points: list[PointRecord]) -> list[str]:
+        """Those of `points` that have this block, and not as their checksum says."""
+        hurt = []
+        for point in points:
+            if bad.offset >= point.disks[self._disk].size:
+                continue
+            try:
+                with self._replica.reader(point, self._disk) as reader:
+                    window = Extent(bad.offset, min(reader.block_size, reader.size - bad.offset))
+                    right = judge(reader, window, bytearray(_block_checksum(reader, bad.offset)))[0] == RIGHT
+            except BlockReplicaError:
+                right = False
+            if not right:
+                hurt.append(point.id)
+        return hurt
+
+    def _check_undo(self, at: int) -> None:
+        """The undo log that follows a point: whole, and giving back each block of it that it names."""
+        older = self._points[at]
+        layout = self._replica.layout.disk(self._disk)
+        try:
+            with self._replica.reader(older, self._disk) as reader:
+                index = UndoIndex(layout.undo_index(older.epoch + 1), files=self._files)
+                rows = index.checksums(0, 1 << 62)
+                path = layout.undo_log(older.epoch + 1)
+                if len(index.extents(0, 1 << 62)) or self._files.exists(path):
+                    with LogReader.open(path, files=self._files) as log:
+                        log.check()
+                        self._report.bytes_read += log.file.size()
+                index.close()
+                for row in rows:
+                    self._check_block(reader, int(row["block"]), row, self._points[: at + 1])
+        except BlockReplicaError as error:
+            self._found(str(error), [point.id for point in self._points[: at + 1]])
+
+    def _check_block(self, reader: PointReader, block: int, row: np.void, points: list[PointRecord]) -> None:
+        offset = block * reader.block_size
+        if offset >= reader.size:
+            return
+        self._report.blocks_checked += 1
+        extent = Extent(offset, min(reader.block_size, reader.size - offset))
+        if row["kind"] != KNOWN:
+            self._found("its checksum is lost: nothing proves the before-image", self._hurt(extent, points), extent)
+        elif _block_checksum(reader, offset) != row["checksum"].tobytes():
+            self._found("before-image does not match its checksum", self._hurt(extent, points), extent)
 
 
-def _hurt(points: list[PointRecord], disk: int, bad: Extent) -> list[str]:
-    return [point.id for point in points if bad.offset < point.disks[disk].size]
-
-
-def _check_undo(
-    replica: Replica, disk: int, older: PointRecord, points: list[PointRecord], report: VerifyReport, files: Files
-) -> None:
-    """The undo log that follows `older`: whole, and giving back each block of it that it names."""
-    layout = replica.layout.disk(disk)
-    hurt = [point.id for point in points if point.epoch <= older.epoch]
-    try:
-        with replica.reader(older, disk) as reader:
-            index = UndoIndex(layout.undo_index(older.epoch + 1), files=files)
-            rows = index.checksums(0, 1 << 62)
-            if len(index.extents(0, 1 << 62)):
-                with LogReader.open(layout.undo_log(older.epoch + 1), files=files) as log:
-                    log.check()
-                    report.bytes_read += log.file.size()
-            index.close()
-            for row in rows[rows["kind"] == KNOWN]:
-                _check_block(reader, int(row["block"]), row["checksum"].tobytes(), disk, hurt, report)
-    except BlockReplicaError as error:
-        report.found(str(error), hurt, disk=disk)
-
-
-def _check_block(
-    reader: PointReader, block: int, wanted: bytes, disk: int, hurt: list[str], report: VerifyReport
-) -> None:
-    offset = block * reader.block_size
-    if offset >= reader.size:
-        return
+def _block_checksum(reader: PointReader, offset: int) -> bytes:
     content = bytearray(min(reader.block_size, reader.size - offset))
     reader.pread_into(content, offset)
     entry = bytearray(ENTRY_SIZE)
     kernels.checksum_buffer(content, reader.block_size, entry, seed=reader.seed)
-    report.blocks_checked += 1
-    if not np.array_equal(np.frombuffer(entry, "u1"), np.frombuffer(wanted, "u1")):
-        report.found("before-image does not match its checksum", hurt, disk=disk, at=Extent(offset, len(content)))
+    return bytes(entry)

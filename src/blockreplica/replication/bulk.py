@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checksums import PAGE_ENTRIES
+from ..errors import NoSpaceError, StorageError
 from ..extents import Extent, windows
 from ..files import File
 from ..progress import Progress
@@ -24,6 +25,7 @@ from .result import Tally
 
 WINDOW_PAGES = 8
 CHECKPOINT_SECONDS = 3.0
+PROBE_BYTES = 1 << 20
 Rows = NDArray[Any]
 
 
@@ -41,12 +43,22 @@ class Pass:
     def step(self, window: Extent, tally: Tally) -> None:
         """Bring one window up to what the source holds now."""
         if self.copies:
-            written = self.disk.copy(self.source, window)
+            written = self._copied(window)
             tally.add(scanned=written, dirty=written, sent=written)
             return
         rows, scanned = self.disk.differing(self.source, window, deep=self.deep)
         tally.add(scanned=scanned)
         copy_rows(self.source, self.disk, rows, tally)
+
+    def _copied(self, window: Extent) -> int:
+        try:
+            return self.disk.copy(self.source, window)
+        except NoSpaceError:
+            raise
+        except StorageError:
+            for piece in windows(window.end, PROBE_BYTES, window.offset):
+                self.source.pread(piece.length, piece.offset)  # if the source is at fault, this says so, and where
+            raise
 
 
 def whole_windows(size: int, block_size: int) -> list[Extent]:

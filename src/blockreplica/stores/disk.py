@@ -10,7 +10,7 @@ undo log names. `settle` computes those entries again from what the image holds;
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import kernels
-from ..checksums import ENTRY_SIZE, PAGE_ENTRIES, PAGE_SIZE, ChecksumTable, block_count
+from ..checksums import ENTRY_SIZE, PAGE_ENTRIES, PAGE_SIZE, ChecksumTable, block_count, proved
 from ..errors import TableError, translated
 from ..extents import Extent
-from ..files import File, Files
+from ..files import File, Files, data_bytes
 from ..manifest import ReplicaRecord
 from . import undo
 from .blend import (
@@ -62,7 +62,7 @@ class DiskWriter:
         self.table = ChecksumTable(self._table_file, table_key(record.relationship, index))
         self._undo: UndoWriter | None = None
         self._stale = self.image.size() > 0
-        self._healed: set[int] = set()
+        self._doubtful: dict[int, NDArray[np.bool_]] = {}  # by page: entries that were computed and not proved
         self._rooms = [bytearray(), bytearray()]
         self._stage: list[Blend] = []
         self._staged_blocks: set[int] = set()
@@ -247,7 +247,10 @@ class DiskWriter:
         numbers = blocks.tolist()
         self.table.load(numbers)
         entries = b"".join(map(self.table.get, numbers))
-        known = np.array([block // PAGE_ENTRIES not in self._healed for block in numbers], np.bool_)
+        known = np.ones(len(blocks), np.bool_)
+        pages = blocks // PAGE_ENTRIES
+        for page in self._doubtful.keys() & set(pages.tolist()):
+            known[pages == page] = ~self._doubtful[page][blocks[pages == page] % PAGE_ENTRIES]
         checksums = np.frombuffer(entries, np.uint8).reshape(-1, ENTRY_SIZE)
         self._open_undo().save(granules, old, blocks, checksums, known)
 
@@ -274,15 +277,19 @@ class DiskWriter:
 
     def _sum_again(self, blocks: Array) -> None:
         """Let the table say what the image holds of `blocks`."""
+        for some, entries in self._sums(blocks):
+            self.table.load(some.tolist())
+            for block, entry in zip(some.tolist(), entries, strict=True):
+                self.table.put(block, entry.tobytes())
+
+    def _sums(self, blocks: Array) -> Iterator[tuple[Array, Array]]:
+        """The checksums of what the image holds of `blocks`, in batches of them."""
         step = max(1, BATCH_BYTES // self._block_size)
         for start in range(0, len(blocks), step):
             some = blocks[start : start + step]
-            self.table.load(some.tolist())
-            entries = checksums_of(
+            yield some, checksums_of(
                 self._content(some), some, block_size=self._block_size, size=self.image.size(), seed=self._seed
             )
-            for block, entry in zip(some.tolist(), entries, strict=True):
-                self.table.put(block, entry.tobytes())
 
     def _known_entries(self, first: int, count: int) -> bytearray:
         """The table's entries; those of bad pages computed from the image, which is what a resync compares with."""
@@ -290,27 +297,34 @@ class DiskWriter:
         if not unknown:
             return entries
         self._begin()
-        blocks = block_count(self.image.size(), self._block_size)
         for bad in unknown:
-            page = bad.start // PAGE_ENTRIES
-            self.table.forget(range(page, page + 1))
-            whole = np.arange(page * PAGE_ENTRIES, min((page + 1) * PAGE_ENTRIES, blocks), dtype=np.int64)
-            self._sum_again(whole)
-            self._healed.add(page)
-        self.table.flush()
+            self._heal_page(bad.start // PAGE_ENTRIES)
         entries, unknown = self.table.read(first, count)
         if unknown:
             raise TableError(f"{self._layout.table}: page {unknown[0].start // PAGE_ENTRIES} is bad again once written")
         return entries
 
+    def _heal_page(self, page: int) -> None:
+        blocks = block_count(self.image.size(), self._block_size)
+        whole = np.arange(page * PAGE_ENTRIES, min((page + 1) * PAGE_ENTRIES, blocks), dtype=np.int64)
+        computed = bytearray(PAGE_ENTRIES * ENTRY_SIZE)
+        for some, entries in self._sums(whole):
+            at = int(some[0]) % PAGE_ENTRIES * ENTRY_SIZE
+            computed[at : at + entries.nbytes] = entries.tobytes()
+        doubtful = ~proved(self.table.raw(page), page, self.table.key, computed)
+        if doubtful.any():
+            self._doubtful[page] = doubtful
+        self.table.write(page * PAGE_ENTRIES, computed)
+
     def _compare(
         self, source: File, extent: Extent, theirs: bytearray, ours: bytearray, bits: bytearray, *, deep: bool
     ) -> int:
-        """Fill `theirs` with the source's checksums and `bits` with what differs; returns the bytes read of it."""
+        """Fill `theirs` with the source's checksums and `bits` with what differs; returns the bytes read."""
         where, size, seed = (extent.offset, extent.length), self._block_size, self._seed
         if deep:
-            kernels.compare_files(source.fileno(), self.image.fileno(), *where, size, GRANULE, theirs, bits, seed=seed)
-            return extent.length
+            both = source.fileno(), self.image.fileno()
+            kernels.compare_files(*both, *where, size, GRANULE, theirs, bits, seed=seed)
+            return sum(data_bytes(fd, extent.offset, extent.end) for fd in both)
         scanned = kernels.checksum_file(source.fileno(), *where, size, theirs, seed=seed)
         kernels.compare_tables(ours, theirs, bits)
         return scanned
@@ -324,7 +338,6 @@ class DiskWriter:
             for block in range(run[0], run[0] + run[1]):
                 if not kernels.bitmap_count(bits, block * each, min(each, len(bits) * 8 - block * each)):
                     self._begin()
-                    self._healed.add((first + block) // PAGE_ENTRIES)
                     self.table.put(first + block, bytes(theirs[block * ENTRY_SIZE : (block + 1) * ENTRY_SIZE]))
             at = run[0] + run[1]
         self.table.flush()

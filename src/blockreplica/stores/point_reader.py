@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checksums import ENTRY_SIZE, ChecksumTable
+from ..checksums import ENTRY_SIZE, PAGE_ENTRIES, ChecksumTable, proved
 from ..errors import DamageError, NotFoundError
 from ..extents import Extent
 from ..files import File, Files
@@ -24,6 +24,7 @@ from .undo_index import KNOWN, ZEROS, UndoIndex
 Array = NDArray[Any]
 _TABLE_TRIES = 8  # a page read while it is being written fails its CRC; the next read sees it whole
 _OPEN_LOGS = 64
+LOST, DAMAGED, TRUSTED = 0, 1, 2
 
 
 class PointReader:
@@ -79,24 +80,38 @@ class PointReader:
             if (found := Extent(int(row["offset"]), int(row["length"])).clip(extent.offset, extent.end))
         ]
 
-    def checksums(self, first: int, count: int) -> tuple[bytearray, NDArray[np.bool_]]:
-        """The entries that blocks [first, first + count) had at the point, and which of them are known."""
-        entries, unknown = self._table.read(first, count)
-        for _ in range(_TABLE_TRIES):
-            if not unknown:
-                break
-            entries, unknown = self._table.read(first, count)
-        known = np.ones(count, np.bool_)
+    def checksums(self, first: int, count: int) -> tuple[bytearray, NDArray[np.uint8]]:
+        """The entries that blocks [first, first + count) had at the point, and for each how far it can be trusted:
+        TRUSTED; DAMAGED, it stands in a bad page, where it counts if content proves it; LOST, it is not the one."""
+        entries, unknown = self._read_table(first, count)
+        known = np.full(count, TRUSTED, np.uint8)
         for blocks in unknown:
-            known[blocks.start - first : blocks.stop - first] = False
+            known[blocks.start - first : blocks.stop - first] = DAMAGED
+            page = blocks.start // PAGE_ENTRIES
+            low, high = (ENTRY_SIZE * (block - page * PAGE_ENTRIES) for block in (blocks.start, blocks.stop))
+            place = ENTRY_SIZE * (blocks.start - first)
+            entries[place : place + high - low] = self._table.raw(page)[low:high]
         self._refresh()
         table = np.frombuffer(entries, np.uint8).reshape(-1, ENTRY_SIZE)
         for index in reversed(self._indexes):
             rows = index.checksums(first, first + count)
             at = (rows["block"] - first).astype(np.int64)
             table[at] = np.ascontiguousarray(rows["checksum"]).view(np.uint8).reshape(-1, ENTRY_SIZE)
-            known[at] = rows["kind"] == KNOWN
+            known[at] = np.where(rows["kind"] == KNOWN, TRUSTED, LOST)
         return entries, known
+
+    def bad_pages(self, first: int, count: int) -> list[int]:
+        """The pages of the table around blocks [first, first + count) that do not match their CRC."""
+        return [blocks.start // PAGE_ENTRIES for blocks in self._read_table(first, count)[1]]
+
+    def proves(self, page: int, computed: dict[int, bytes]) -> bool:
+        """Whether a bad page of the table is whole once these entries, by block, stand in the place of its own."""
+        raw = self._table.raw(page)
+        entries = bytearray(raw[: PAGE_ENTRIES * ENTRY_SIZE])
+        for block, entry in computed.items():
+            at = block % PAGE_ENTRIES * ENTRY_SIZE
+            entries[at : at + ENTRY_SIZE] = entry
+        return bool(proved(raw, page, self._table.key, entries).all())
 
     def close(self) -> None:
         """Close all files."""
@@ -110,6 +125,14 @@ class PointReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _read_table(self, first: int, count: int) -> tuple[bytearray, list[range]]:
+        entries, unknown = self._table.read(first, count)
+        for _ in range(_TABLE_TRIES):
+            if not unknown:
+                break
+            entries, unknown = self._table.read(first, count)
+        return entries, unknown
 
     def _refresh(self) -> None:
         """See every index there is by now: each epoch after the first has one, so the first gap is the end."""
