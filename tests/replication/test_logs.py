@@ -56,7 +56,7 @@ def painted(records: list[EpochRecord], size: int) -> tuple[bytes, bytes]:
     """The disk after a delta over a disk of 0xEE, and how often each byte was written (255 at the most)."""
     disk, times = bytearray(b"\xee" * size), np.zeros(size, np.uint8)
     with ExitStack() as stack:
-        delta = DeltaLogs.open(records, None, stack, files=FILES)
+        delta = DeltaLogs.open(records, None, stack, checked=set(), files=FILES)
         last = 0
         for rows in delta.coalesced(size):
             for offset, length, source, log, operation in rows.tolist():
@@ -104,7 +104,7 @@ def test_a_tiny_limit_really_makes_several_windows(tmp_path: Path, monkeypatch: 
     writes: list[Write] = [(at * 100_000, bytes([at + 1]) * 50_000) for at in range(30)]
     records = make_logs(tmp_path, [writes, [(1_500_000, MIB)]])
     with ExitStack() as stack:
-        delta = DeltaLogs.open(records, None, stack, files=FILES)
+        delta = DeltaLogs.open(records, None, stack, checked=set(), files=FILES)
         parts = [len(rows) for rows in delta.coalesced(SIZE)]
     assert len(parts) == 3
     disk, _ = painted(records, SIZE)
@@ -136,7 +136,7 @@ def test_clipping_keeps_rows_that_lie_inside_and_drops_those_that_only_touch() -
 def test_the_log_in_the_middle_must_follow_the_one_before(tmp_path: Path) -> None:
     records = make_logs(tmp_path, [[(0, b"a")], [(0, b"b")], [(0, b"c")]])
     with ExitStack() as stack, pytest.raises(LogError, match="follows log"):
-        DeltaLogs.open([records[0], records[2]], None, stack, files=FILES)
+        DeltaLogs.open([records[0], records[2]], None, stack, checked=set(), files=FILES)
 
 
 def test_the_first_log_must_follow_the_cursor(tmp_path: Path) -> None:
@@ -144,9 +144,9 @@ def test_the_first_log_must_follow_the_cursor(tmp_path: Path) -> None:
     right = Cursor(tracking_id=str(UUID(int=5)), epoch=0, chain=str(UUID(int=0)))
     wrong = Cursor(tracking_id=str(UUID(int=5)), epoch=0, chain=str(UUID(int=9)))
     with ExitStack() as stack:
-        assert DeltaLogs.open(records, right, stack, files=FILES).data_bytes > 0
+        assert DeltaLogs.open(records, right, stack, checked=set(), files=FILES).data_bytes > 0
         with pytest.raises(LogError, match="follows log"):
-            DeltaLogs.open(records, wrong, stack, files=FILES)
+            DeltaLogs.open(records, wrong, stack, checked=set(), files=FILES)
 
 
 def test_a_flipped_bit_in_a_log_is_found_before_the_first_byte_is_used(tmp_path: Path) -> None:
@@ -154,15 +154,15 @@ def test_a_flipped_bit_in_a_log_is_found_before_the_first_byte_is_used(tmp_path:
     assert records[1].log is not None
     flip(records[1].log, 4096 + 2000)
     with ExitStack() as stack, pytest.raises(LogError):
-        DeltaLogs.open(records, None, stack, files=FILES)
+        DeltaLogs.open(records, None, stack, checked=set(), files=FILES)
 
 
 def test_an_undo_log_is_no_change_log(tmp_path: Path) -> None:
     path = make_log(tmp_path / "1.hrl", [(0, b"a")], unique_id=uuid4(), previous_id=UUID(int=0), file_type=1)
     with ExitStack() as stack, pytest.raises(LogError, match="undo log"):
-        DeltaLogs.open([EpochRecord(1, path, None)], None, stack, files=FILES)
+        DeltaLogs.open([EpochRecord(1, path, None)], None, stack, checked=set(), files=FILES)
 
 
 def test_an_epoch_whose_log_was_given_up_is_no_delta(tmp_path: Path) -> None:
     with ExitStack() as stack, pytest.raises(LogError, match="given up"):
-        DeltaLogs.open([EpochRecord(4, None, tmp_path / "4.dirty")], None, stack, files=FILES)
+        DeltaLogs.open([EpochRecord(4, None, tmp_path / "4.dirty")], None, stack, checked=set(), files=FILES)

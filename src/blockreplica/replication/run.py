@@ -282,6 +282,7 @@ class _Movement:
             records = disk.source.records(disk.begin.epoch, cut.epoch)
             windows = self._dirty(records, cut.size)
             disk.begin = _cursor(cut)
+            writer.flush()  # what is compared again must be compared with all that was sent
             writer.resize(cut.size)
             again.append(Pass(stack.enter_context(self._files.open(disk.source.path)), writer, windows))
         if not again:
