@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -325,3 +327,14 @@ def test_a_mistake_gets_its_exit_code_and_names_what_is_wrong(
     assert words in answer.err.splitlines()[-1]
     assert answer.err.splitlines()[-1].startswith("error: ")
     assert ask("verify", "vm").code == 0
+
+
+def test_a_sync_does_not_load_what_it_does_not_need(protected: Path) -> None:
+    write(protected, (0, b"z" * 8192))
+    code = (
+        "import sys; from blockreplica.cli.main import run; run(['sync', 'vm', '--json']); "
+        "print([name for name in ('numpy.ma', 'rich') if name in sys.modules], file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(result.stdout)["action"] == "delta"
+    assert result.stderr.splitlines()[-1] == "[]"

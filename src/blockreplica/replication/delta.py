@@ -64,7 +64,7 @@ def _read(logs: DeltaLogs, batch: Rows, buffer: bytearray) -> Rows:
     extents = np.zeros(len(batch), EXTENT)
     extents["offset"], extents["length"] = batch["offset"], batch["length"]
     extents["buffer"] = np.cumsum(lengths) - lengths
-    for number in np.unique(batch["log"]).tolist():
+    for number in sorted(set(batch["log"].tolist())):  # np.unique would load numpy.ma, 35 ms
         mine = batch["log"] == number
         wanted = extents[mine]
         wanted["offset"] = batch["source"][mine]
