@@ -209,7 +209,7 @@ def test_a_deep_resync_trusts_nothing_that_an_interrupted_shallow_one_has_gone_t
 @pytest.mark.usefixtures("small_windows")
 def test_a_deep_resync_that_was_interrupted_is_taken_up_deep(tmp_path: Path) -> None:
     world = protected(tmp_path)
-    at = [at for at, _ in data_runs(world.image) if at > 2 * WINDOW][0]
+    at = next(at for at, _ in data_runs(world.image) if at > 2 * WINDOW)
     flip(world.disk() / "disk.img", at + 5)
     with pytest.raises(KeyboardInterrupt):
         world.vm.resync(deep=True, progress=Interrupting(1))

@@ -66,7 +66,9 @@ class Writer:
 
 
 @contextmanager
-def writing(image: TrackedImage, path: Path, *, count: int = 2, most: int = 3000, seed: int = 1) -> Iterator[list[Writer]]:
+def writing(
+    image: TrackedImage, path: Path, *, count: int = 2, most: int = 3000, seed: int = 1
+) -> Iterator[list[Writer]]:
     """Threads that write all the time, each into a region of its own, until the block ends."""
     print("seed", seed)
     content = path.read_bytes()

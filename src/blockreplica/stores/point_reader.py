@@ -30,7 +30,8 @@ LOST, DAMAGED, TRUSTED = 0, 1, 2
 class PointReader:
     """One disk of one point. Offsets and lengths in bytes; reads past `size` are the caller's mistake.
 
-    `image` is the newest content, for copying ahead of `undone`. `lease` is the point's record, locked shared: pruning leaves the point alone until it is closed.
+    `image` is the newest content, for copying ahead of `undone`. `lease` is the point's record, locked shared:
+    pruning leaves the point alone until it is closed.
     """
 
     def __init__(
