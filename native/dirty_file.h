@@ -18,7 +18,8 @@
 enum { BR_DIRTY_VERSION = 1, BR_DIRTY_HEADER = 4096 };
 
 /* Save `slot` of the epoch that tracking->state describes as `name`, durably up to the folder's sync, which
- * is the caller's. The state's chain is still that of the epoch before it. `epoch_id` is the epoch's UUID. 0 or errno; after an error there may be `name`.new. */
+ * is the caller's. The state's chain is still that of the epoch before it. `epoch_id` is the epoch's UUID. 0
+ * or errno; after an error there may be `name`.new. */
 int br_dirty_save(struct br_folder *folder, const char *name, const struct br_tracking *tracking,
                   uint32_t slot, const uint8_t epoch_id[16]);
 
