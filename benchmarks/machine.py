@@ -20,7 +20,7 @@ def first_line(*command: str) -> str:
 
 def file_system(path: Path) -> str:
     """Type of the file system that holds `path`."""
-    return first_line("stat", "--file-system", "--format=%T", str(path))
+    return first_line("findmnt", "--noheadings", "--output", "FSTYPE", "--target", str(path))
 
 
 def describe(folder: Path) -> dict[str, str | int | float]:
