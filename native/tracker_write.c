@@ -56,6 +56,8 @@ struct br_epoch *br_epoch_enter(struct br_tracker *tracker, uint64_t offset, uin
 void br_epoch_leave(struct br_tracker *tracker, struct br_epoch *epoch) {
     pthread_mutex_lock(&tracker->mutex);
     tracker->writes++;
+    br_stamp(tracker,
+             br_stamp_clock()); /* the image's time may be later than the stamp before: writes queue */
     if (--epoch->in_flight == 0 && tracker->ending)
         pthread_cond_broadcast(&tracker->drained);
     pthread_mutex_unlock(&tracker->mutex);

@@ -53,7 +53,7 @@ def check_counters(images: list[Path], cuts: list[list[Cut | None]], written: in
 
 
 def test_no_cut_of_two_images_shows_the_second_ahead_of_the_first(images: list[Path]) -> None:
-    with track(images[0]) as first, track(images[1]) as second:
+    with track(images[0], log_limit=1 << 30) as first, track(images[1], log_limit=1 << 30) as second:
         done, written = threading.Event(), 0
 
         def count() -> None:
@@ -76,7 +76,7 @@ def test_no_cut_of_two_images_shows_the_second_ahead_of_the_first(images: list[P
 SERVANT = """
 import struct, sys
 from blockreplica.tracking import track
-with track(sys.argv[1]) as image:
+with track(sys.argv[1], log_limit=1 << 30) as image:
     print("ready", flush=True)
     for line in sys.stdin:
         image.pwrite(struct.pack("<Q", int(line)), 0)
