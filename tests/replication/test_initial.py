@@ -52,7 +52,8 @@ def test_while_threads_write_the_first_point_is_one_instant(tmp_path: Path) -> N
         _, after = counts(writers)
         second = world.vm.sync()
         third = world.vm.sync()
-    assert (result.action, result.kind, second.action) == ("initial", "crash-consistent", "delta")
+    assert (result.action, result.kind, second.kind) == ("initial", "crash-consistent", "crash-consistent")
+    assert second.action == "delta" or "more than" in second.reason  # a busy machine: over half the disk was written
     in_time(writers, world.recovered("1.1"), before, after)
     for point in (second.point, third.point):
         in_time(writers, world.recovered(point), after, counts(writers)[1])
