@@ -156,7 +156,7 @@ class Files:
     def read(self, path: Path, *, limit: int) -> bytes:
         """The whole of a small file; FormatError when it is larger than `limit` bytes."""
         with self.open(path) as file:
-            data = file.pread(limit + 1, 0)
+            data = file.pread(min(file.size(), limit) + 1, 0)
         if len(data) > limit:
             raise FormatError.at(path, limit, "file too large", wanted=f"at most {limit} bytes", got="more")
         return data
