@@ -338,3 +338,46 @@ def test_a_sync_does_not_load_what_it_does_not_need(protected: Path) -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(result.stdout)["action"] == "delta"
     assert result.stderr.splitlines()[-1] == "[]"
+
+
+def test_a_second_sync_at_the_same_time_is_told_to_wait(ask: Ask, protected: Path) -> None:
+    write(protected, (0, b"new"))
+    with br.relationship("vm").replica.base.locked():
+        answer = ask("sync", "vm", "--json")
+    assert answer.code == 7
+    assert json.loads(answer.err)["error"]["recoverable"] is True
+    assert str(os.getpid()) in answer.err
+    assert ask("sync", "vm").code == 0
+
+
+def test_a_folder_of_somebody_else_is_no_store(ask: Ask, image: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "cat.jpg").write_bytes(b"meow")
+    answer = ask("protect", image, "--to", folder, "--name", "vm")
+    assert answer.code == 6
+    assert str(folder) in answer.err
+    assert os.listdir(folder) == ["cat.jpg"]
+    assert ask("status", "--json").json == []
+
+
+def test_a_replica_of_somebody_else_is_not_synced_to(ask: Ask, protected: Path, tmp_path: Path) -> None:
+    other = protected.with_name("other.img")
+    other.write_bytes(b"other" * 1000)
+    assert ask("protect", other, "--to", tmp_path / "elsewhere", "--name", "vm2").code == 0
+    (tmp_path / "store" / "vm").rename(tmp_path / "away")
+    (tmp_path / "elsewhere" / "vm2").rename(tmp_path / "store" / "vm")
+    answer = ask("sync", "vm")
+    assert answer.code == 6
+    assert "another relationship" in answer.err
+
+
+def test_a_missing_image_is_said_and_hurts_no_point(ask: Ask, protected: Path, tmp_path: Path) -> None:
+    content = protected.read_bytes()
+    protected.rename(tmp_path / "moved.img")
+    answer = ask("sync", "vm")
+    assert answer.code == 5
+    assert "vm.img" in answer.err
+    assert ask("status", "vm", "--json").json["state"] == "image missing"
+    assert ask("recover", "vm", "--to", tmp_path / "out.img").code == 0
+    assert (tmp_path / "out.img").read_bytes() == content
