@@ -38,6 +38,7 @@ from .world import Interrupting, World, artifacts, flip, foreign_write, make_ima
 EXAMPLES = int(os.environ.get("BLOCKREPLICA_MACHINE_EXAMPLES", "25"))
 SEED = int(os.environ.get("BLOCKREPLICA_SEED", "2024"))
 SHRINK = bool(os.environ.get("BLOCKREPLICA_MACHINE_SHRINK"))
+MEMORY = "/dev/shm"  # nothing here hangs on what a disk does, and fsync costs nothing there
 UNIT = 1 << 9
 UNITS = 4000  # of 512 bytes: two windows and a bit
 
@@ -51,7 +52,7 @@ class Replication(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="machine-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="machine-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None))
         self.image = make_image(self.folder / "vm.img", UNITS * UNIT + 77, 5)
         self.worlds = {
             name: World(self.folder, [self.image], name=name, keep=keep, block_size=block)
