@@ -81,6 +81,7 @@ class _Disk:
     def check(self, progress: Progress) -> None:
         """The newest content against its checksums, then each undo log."""
         with self._replica.reader(self._points[-1], self._disk) as reader:
+            self._check_size(reader)
             for window in windows(reader.size, WINDOW_BLOCKS * reader.block_size):
                 self._check_window(reader, window)
                 progress.advance(window.length)
@@ -89,6 +90,12 @@ class _Disk:
 
     def _found(self, what: str, points: list[str], at: Extent | None = None) -> None:
         self._report.found(what, points, disk=self._disk, at=at)
+
+    def _check_size(self, reader: PointReader) -> None:
+        size = reader.image.size()
+        if size == reader.size or self._replica.incomplete or self._replica.state().epoch != self._points[-1].epoch:
+            return
+        self._found(f"{reader.image.path.name} has {size} bytes: wanted the {reader.size} of the newest point", [])
 
     def _check_window(self, reader: PointReader, window: Extent) -> None:
         for page in reader.bad_pages(window.offset // reader.block_size, block_count(window.length, reader.block_size)):

@@ -116,8 +116,11 @@ class Replica:
         return [point for point in map(self._try_point, self._epochs()) if isinstance(point, PointRecord)]
 
     def damaged_points(self) -> list[StateError]:
-        """What is wrong with the records of points that can't be read."""
-        return [error for error in map(self._try_point, self._epochs()) if isinstance(error, StateError)]
+        """What is wrong with the records of points that can't be read; one that is missing between others is one."""
+        newest, epochs = self.state().epoch, self._epochs()
+        tried = [(epoch, self._try_point(epoch)) for epoch in range(min(epochs, default=max(newest, 1)), newest + 1)]
+        oldest = min(self._epochs(), default=newest)  # whatever was pruned meanwhile is not missed
+        return [found for epoch, found in tried if isinstance(found, StateError) and epoch >= oldest]
 
     def newest(self) -> PointRecord | None:
         """The newest point, or None before the first; StateError when its record is damaged."""

@@ -1,0 +1,173 @@
+"""Recovering a point to a file: whole and checked, or not there at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from blockreplica import track
+from blockreplica.checksums import PAGE_SIZE
+from blockreplica.errors import DamageError, NotFoundError, RefusedError, UsageError
+from blockreplica.progress import Progress
+from blockreplica.recovery import recover as module
+from blockreplica.replication import bulk
+from replication.world import BLOCK, Interrupting, World, flip, foreign_write, write
+
+SIZE = 3 * 255 * BLOCK + 1234
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Three points, in windows of one table page."""
+    monkeypatch.setattr(bulk, "WINDOW_PAGES", 0)
+    monkeypatch.setattr(module, "WINDOW_BLOCKS", 255)
+    made = World.make(tmp_path, sizes=(SIZE,))
+    write(made.image, (0, b"begin"))
+    made.protect()
+    for round_ in (1, 2):
+        with track(made.image) as image:
+            image.pwrite(bytes([round_]) * 200_000, round_ * 300_000)
+            image.zero(255 * BLOCK - 5000, 70_000)
+            image.pwrite(b"end", SIZE - 3)
+        made.sync()
+    return made
+
+
+def left(world: World) -> list[str]:
+    """What stands in the folder besides image and store."""
+    return sorted(name for name in os.listdir(world.folder) if not name.startswith(("vm0.img", "store")))
+
+
+def test_every_point_is_recovered_whole_and_sparse(world: World) -> None:
+    for point in world.vm.points():
+        assert world.vm.replica.recover(point, world.folder / "out.img", force=True) == point.id
+        assert (world.folder / "out.img").read_bytes() == world.models[point.id][0]
+        assert (world.folder / "out.img").stat().st_blocks * 512 < SIZE * 9 // 10
+    assert left(world) == ["out.img"]
+
+
+def test_without_a_point_the_newest(world: World) -> None:
+    assert world.vm.replica.recover(None, world.folder / "out.img") == "1.3"
+
+
+def test_it_reads_the_replica_and_leaves_it_as_it_was(world: World) -> None:
+    before = {path: path.read_bytes() for path in sorted(world.store.rglob("*")) if path.is_file()}
+    world.recovered("1.1")
+    assert before == {path: path.read_bytes() for path in sorted(world.store.rglob("*")) if path.is_file()}
+
+
+def test_a_file_that_is_there_is_replaced_only_by_force(world: World) -> None:
+    target = world.folder / "out.img"
+    target.write_bytes(b"precious")
+    with pytest.raises(RefusedError, match="there already"):
+        world.vm.replica.recover("1.1", target)
+    assert target.read_bytes() == b"precious"
+    world.vm.replica.recover("1.1", target, force=True)
+    assert target.read_bytes() == world.models["1.1"][0]
+
+
+@pytest.mark.parametrize("target", ["store-vm/vm/out.img", "store-vm/vm/disk0/disk.img", "no-such-folder/out.img", ""])
+def test_a_place_that_can_not_be_meant_is_refused(world: World, target: str) -> None:
+    with pytest.raises(RefusedError):
+        world.vm.replica.recover("1.1", world.folder / target, force=True)
+    assert world.vm.verify().damage == []
+
+
+def test_a_point_or_disk_that_is_not_there_is_not_found(world: World) -> None:
+    for point in ("1.4", "2.1", "1.0", "", "x", "../1.1"):
+        with pytest.raises(NotFoundError):
+            world.vm.replica.recover(point, world.folder / "out.img")
+    with pytest.raises(NotFoundError):
+        world.vm.replica.recover("1.1", world.folder / "out.img", disk=1)
+    with pytest.raises(NotFoundError):
+        world.vm.replica.recover("1.1", world.folder / "out.img", disk=-1)
+    assert left(world) == []
+
+
+def test_a_flipped_bit_in_the_newest_content_is_never_served(world: World) -> None:
+    flip(world.disk() / "disk.img", 310_000)
+    with pytest.raises(DamageError, match="does not match"):
+        world.vm.replica.recover("1.3", world.folder / "out.img")
+    assert left(world) == [], "nothing may be left of it"
+    assert world.recovered("1.1") == world.models["1.1"][0], "its before-image is whole"
+
+
+def test_a_flipped_bit_in_a_before_image_is_never_served(world: World) -> None:
+    log = world.disk() / "undo/000002.hrl"
+    flip(log, 4096 + 50_000)
+    with pytest.raises(DamageError):
+        world.recovered("1.1")
+    for point in ("1.2", "1.3"):
+        assert world.recovered(point) == world.models[point][0]
+
+
+def test_a_missing_undo_log_is_named(world: World) -> None:
+    (world.disk() / "undo/000003.hrl").unlink()
+    with pytest.raises(DamageError, match=r"000003\.hrl"):
+        world.recovered("1.2")
+    assert world.recovered("1.3") == world.models["1.3"][0]
+
+
+@pytest.mark.parametrize("at", [0, 8 * 16 + 3, 254 * 16 + 15, PAGE_SIZE - 16, PAGE_SIZE - 1])
+def test_a_flipped_bit_in_the_checksum_table_costs_no_point(world: World, at: int) -> None:
+    flip(world.disk() / "checksums", PAGE_SIZE + at)
+    for point in world.vm.points():
+        assert world.recovered(point.id) == world.models[point.id][0]
+
+
+def test_a_page_of_rubbish_in_the_checksum_table_is_no_proof_of_anything(world: World) -> None:
+    with (world.disk() / "checksums").open("r+b") as file:
+        file.seek(PAGE_SIZE)
+        file.write(b"rubbish!" * 512)
+    with pytest.raises(DamageError, match="lost"):
+        world.vm.replica.recover("1.3", world.folder / "out.img")
+    world.vm.replica.recover("1.3", world.folder / "out.img", unchecked=True)
+    assert (world.folder / "out.img").read_bytes() == world.models["1.3"][0]
+
+
+def test_a_bad_page_does_not_hide_damaged_content(world: World) -> None:
+    flip(world.disk() / "checksums", PAGE_SIZE + 5)
+    flip(world.disk() / "disk.img", 255 * BLOCK + 300_000)
+    with pytest.raises(DamageError):
+        world.recovered("1.3")
+
+
+def test_interrupted_it_leaves_nothing(world: World) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        world.vm.replica.recover("1.1", world.folder / "out.img", progress=Interrupting(1))
+    assert left(world) == []
+
+
+def test_what_a_killed_recover_left_is_no_hindrance(world: World) -> None:
+    (world.folder / "out.img.partial").write_bytes(b"half" * 5_000_000)
+    world.vm.replica.recover("1.1", world.folder / "out.img")
+    assert (world.folder / "out.img").read_bytes() == world.models["1.1"][0]
+    assert left(world) == ["out.img"]
+
+
+def test_while_a_delta_overwrites_what_is_being_read_each_point_is_itself(world: World) -> None:
+    class Syncing(Progress):
+        def __init__(self) -> None:
+            self.round = 0
+
+        def advance(self, count: int) -> None:
+            self.round += 1
+            foreign_write(world.image, (self.round % 3) * 255 * BLOCK + 90_000, os.urandom(70_000))
+            world.note(world.vm.sync())
+
+    for point in ("1.1", "1.2", "1.3"):
+        world.vm.replica.recover(point, world.folder / "out.img", force=True, progress=Syncing())
+        assert (world.folder / "out.img").read_bytes() == world.models[point][0]
+    assert len(world.models) > 6
+    world.check()
+
+
+def test_read_gives_any_part_of_a_point_and_nothing_beyond_it(world: World) -> None:
+    whole = world.models["1.2"][0]
+    for offset, length in ((0, 10), (299_990, 20), (SIZE - 3, 3), (SIZE, 0), (0, SIZE)):
+        assert world.vm.replica.read("1.2", offset, length) == whole[offset : offset + length]
+    for offset, length in ((-1, 2), (0, SIZE + 1), (SIZE, 1), (1, -1)):
+        with pytest.raises(UsageError):
+            world.vm.replica.read("1.2", offset, length)
