@@ -173,6 +173,8 @@ def decode(kind: str, record: type[Record], data: bytes, path: Path) -> Record:
     if int(head[2]) > VERSION:
         raise StateError.at(path, 0, "record version", wanted=f"at most {VERSION}", got=int(head[2]),
                             hint="a newer blockreplica wrote it: use that one")  # fmt: skip
+    if int(head[2]) < 1:
+        raise StateError.at(path, 0, "record version", wanted="at least 1", got=int(head[2]))
     body = data[head.end() :]
     digest = hashlib.sha256(body).hexdigest()
     if digest != head[3].decode():

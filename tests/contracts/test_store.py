@@ -127,7 +127,7 @@ def test_a_session_that_ends_without_commit_changes_no_point_and_the_next_goes_o
             session.close()
         points_equal(replica, models, required=range(1, 4))
         assert door.epochs("vm") == [1, 2, 3]
-    model, writes = changed(random.Random(9), models[3])
+    _, writes = changed(random.Random(9), models[3])
     move(replica, SIZE, [(0, models[3][:90_000]), *((at, data) for at, data in writes if at >= 90_000)])
     wanted = bytearray(models[3])
     for at, data in writes:

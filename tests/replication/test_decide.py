@@ -22,12 +22,12 @@ VIEW = DiskView(name="vm.img", size=SIZE, cut=CUT, cursor=CURSOR, records=WHOLE_
 NOTHING_LEFT = (EpochRecord(6, LOG, DIRTY), EpochRecord(7, None, None))
 NO_CHAIN = (EpochRecord(6, None, DIRTY), EpochRecord(7, None, DIRTY))
 NO_BITMAP = (EpochRecord(6, LOG, DIRTY), EpochRecord(7, LOG, None))
+
+
 def told(previous: UUID, *epochs: int) -> tuple[EpochRecord, ...]:
     """Records of epochs that tell their chain, which begins behind `previous`; epoch 7 has the cut's."""
     chains = [previous, *(CHAIN if epoch == 7 else UUID(int=100 + epoch) for epoch in epochs)]
-    return tuple(
-        EpochRecord(epoch, LOG, DIRTY, chains[at + 1], chains[at]) for at, epoch in enumerate(epochs)
-    )
+    return tuple(EpochRecord(epoch, LOG, DIRTY, chains[at + 1], chains[at]) for at, epoch in enumerate(epochs))
 
 
 SAME_EPOCH = Cursor(tracking_id=str(TRACKING), epoch=7, chain=str(CHAIN))

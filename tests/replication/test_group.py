@@ -102,9 +102,7 @@ def test_no_point_shows_the_second_disk_ahead_of_the_first(world: World) -> None
     assert len(points) == 12
     seen = []
     for point, low in zip(points, lows, strict=True):
-        one, two = (
-            int.from_bytes(world.vm.replica.read(point, 4096, 8, disk=disk), "little") for disk in (0, 1)
-        )
+        one, two = (int.from_bytes(world.vm.replica.read(point, 4096, 8, disk=disk), "little") for disk in (0, 1))
         assert two <= one <= two + 1, f"point {point.id}: disk 0 is at write {one}, disk 1 at {two}"
         assert two >= low - 1, f"point {point.id}: a write that was answered before the sync is missing"
         seen.append(one)
