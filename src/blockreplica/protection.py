@@ -18,7 +18,7 @@ from .errors import BlockReplicaError, NoSpaceError, NotFoundError, RefusedError
 from .files import FILES, Files
 from .manifest import PointRecord, ReplicaDisk, ReplicaRecord, check_name
 from .progress import SILENT, Progress
-from .recovery.recover import recover
+from .recovery.recover import read_checked, recover
 from .recovery.verify import VerifyReport, verify
 from .replication import Settings, SyncResult, sync
 from .stores import DirectoryStore, Replica
@@ -137,13 +137,14 @@ class Relationship:
 
     def forget(self, *, delete_replica: bool = False) -> None:
         """Let the primary forget the relationship; the replica stays unless told otherwise."""
+        mine = self.replica if delete_replica else None  # refused for another relationship's, before anything goes
         for path in self.definition.images:
             try:
                 with ImageSource.open(path, files=self._files) as source:
                     source.drop_cursor(self.definition.id)
             except NotFoundError:
                 continue
-        if delete_replica:
+        if mine is not None:
             DirectoryStore(self.store, files=self._files).remove_replica(self.name)
 
     def _sync(self, settings: Settings, progress: Progress) -> SyncResult:
@@ -196,14 +197,12 @@ class ReplicaView:
         )  # fmt: skip
 
     def read(self, point: str | PointRecord | None, offset: int, length: int, *, disk: int = 0) -> bytes:
-        """`length` bytes of a point from `offset`, without touching the replica."""
+        """`length` bytes of a point from `offset`, without touching the replica; DamageError when they are damaged."""
         record = point if isinstance(point, PointRecord) else self.base.find(point)
         with self.base.reader(record, disk) as reader:
             if not (0 <= offset <= reader.size and 0 <= length <= reader.size - offset):
                 raise UsageError(f"offset {offset}, length {length}: wanted a part of the disk's {reader.size} bytes")
-            content = bytearray(length)
-            reader.pread_into(content, offset)
-        return bytes(content)
+            return read_checked(reader, offset, length)
 
 
 def define(

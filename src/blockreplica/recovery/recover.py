@@ -68,6 +68,19 @@ def _recover_window(reader: PointReader, target: File, window: Extent, *, unchec
             raise DamageError(f"{target.path}: {what} at offset {where}; nothing was written; {hint}")
 
 
+def read_checked(reader: PointReader, offset: int, length: int) -> bytes:
+    """`length` bytes of the point, which lie within it, from whole blocks that match their checksums."""
+    extent = Extent(offset, length).aligned(reader.block_size, reader.size)
+    content, table = bytearray(extent.length), bytearray(block_count(extent.length, reader.block_size) * ENTRY_SIZE)
+    reader.pread_into(content, extent.offset)
+    kernels.checksum_buffer(content, reader.block_size, table, seed=reader.seed)
+    bad = places(reader, extent, judge(reader, extent, table) != RIGHT)
+    if bad:
+        raise DamageError(f"offset {bad[0].offset}, length {bad[0].length}: the replica's content does not match the "
+                          "point's checksums, or they are lost; run verify")  # fmt: skip
+    return bytes(content[offset - extent.offset :][:length])
+
+
 def copy_window(reader: PointReader, target: File, window: Extent) -> bytearray:
     """Write one window of the point to `target` (which holds nothing there) and return its checksums."""
     block_size, seed = reader.block_size, reader.seed

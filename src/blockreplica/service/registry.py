@@ -31,22 +31,23 @@ def protect(
     if held is None:
         check(definition, progress)
         catalog.add(definition)
-    _create_replica(catalog, held or definition, block_size)
+    try:
+        _create_replica(held or definition, block_size)
+    except BaseException:
+        if held is None:  # one that was there before may have points, in a store that is only out of reach
+            catalog.remove(definition.name)
+        raise
     relationship = Relationship(held or definition)
     relationship.sync(progress=progress)
     catalog.update(replace(relationship.definition, seed=None))
     return relationship
 
 
-def _create_replica(catalog: Catalog, definition: Definition, block_size: int) -> None:
-    try:
-        store = DirectoryStore.create(definition.store)
-        mine = str(definition.id)
-        if definition.name not in store.names() or store.replica(definition.name).record.relationship != mine:
-            create_replica(definition, block_size)
-    except BaseException:
-        catalog.remove(definition.name)
-        raise
+def _create_replica(definition: Definition, block_size: int) -> None:
+    store = DirectoryStore.create(definition.store)
+    mine = str(definition.id)
+    if definition.name not in store.names() or store.replica(definition.name).record.relationship != mine:
+        create_replica(definition, block_size)
 
 
 def relationship(name: str) -> Relationship:
