@@ -82,6 +82,16 @@ class ChecksumTable:
         at = block % PAGE_ENTRIES * ENTRY_SIZE
         return bytes(self._page(block // PAGE_ENTRIES)[at : at + ENTRY_SIZE])
 
+    def entries(self, blocks: list[int]) -> NDArray[np.uint8]:
+        """The (n, 16) entries of `blocks`; TableError when a page of them is bad."""
+        self.load(blocks)
+        return np.frombuffer(b"".join(map(self.get, blocks)), np.uint8).reshape(-1, ENTRY_SIZE)
+
+    @property
+    def held(self) -> int:
+        """Pages in memory, until `flush`."""
+        return len(self._pages)
+
     def put(self, block: int, entry: bytes | memoryview) -> None:
         """Set one entry; TableError when the page around it is bad, for its other entries would be lost."""
         page, at = block // PAGE_ENTRIES, block % PAGE_ENTRIES * ENTRY_SIZE

@@ -123,15 +123,14 @@ class StateRecord(_Record, frozen=True, kw_only=True):
 
 
 class DiskProgress(_Record, frozen=True, kw_only=True):
-    """How far an interrupted movement is, durably: bytes gone through, and rows of the undo index."""
+    """How far an interrupted movement is, durably: bytes gone through."""
 
     done: int = 0
-    undo_rows: int = 0
     begin: Cursor | None = None
     identity: list[int] = []
 
     def check(self) -> None:
-        if not 0 <= self.done < MAX_SIZE or self.undo_rows < 0:
+        if not 0 <= self.done < MAX_SIZE:
             raise ValueError("progress out of range")
 
 

@@ -80,7 +80,7 @@ def copy_rows(source: File, disk: DiskWriter, rows: Rows, tally: Tally) -> None:
         extents["offset"], extents["length"] = batch["offset"], batch["length"]
         extents["buffer"] = np.cumsum(lengths) - lengths
         source.read_extents(extents, buffer)
-        tally.add(dirty=int(lengths.sum()), sent=disk.write(extents, memoryview(buffer)))
+        tally.add(dirty=int(lengths.sum()), sent=disk.write(extents, memoryview(buffer), proved=True))
 
 
 def run_passes(

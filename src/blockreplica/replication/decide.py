@@ -59,7 +59,7 @@ def decide(view: DiskView) -> Decision:
         return Decision(Need.WHOLE, f"the tracking of {view.name} was started anew since the last point")
     if cursor.epoch > cut.epoch or (cursor.epoch == cut.epoch and cursor.chain != str(cut.chain)):
         return Decision(Need.WHOLE, f"the tracking of {view.name} tells another history than the last point")
-    if not _follows(cursor, view.records, cut):
+    if not follows(cursor, view.records, cut):
         return Decision(Need.WHOLE, f"the tracking of {view.name} tells another history than the last point")
     for record in view.records:
         if record.log is None and record.dirty is None:
@@ -111,10 +111,12 @@ def asked_for(*, deep: bool) -> Plan:
     return Plan("resync", "asked for" + (", reading both sides" if deep else ""), deep=deep)
 
 
-def _follows(cursor: Cursor, records: Sequence[EpochRecord], cut: Cut) -> bool:
+def follows(cursor: Cursor, records: Sequence[EpochRecord], cut: Cut) -> bool:
     """Whether the epochs since the point are its successors, as far as they tell. They aren't where an image was put
     back to an older state together with its tracking, and then written: the epochs that it lost are in the replica."""
     chain: str | None = cursor.chain
+    if cursor.tracking_id != str(cut.tracking_id) or cursor.epoch > cut.epoch:
+        return False
     for record in records:
         if chain is not None and record.previous is not None and str(record.previous) != chain:
             return False

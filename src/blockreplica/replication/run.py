@@ -14,7 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
-from ..errors import BlockReplicaError, FormatError, NotConvergingError, NotFoundError, StateError, TableError
+from ..errors import (
+    BlockReplicaError,
+    DamageError,
+    FormatError,
+    LogError,
+    NotConvergingError,
+    NotFoundError,
+    StateError,
+    TableError,
+)
 from ..extents import Extent
 from ..files import FILES, Files
 from ..manifest import Cursor, DiskProgress, PointDisk, PointRecord, point_id
@@ -22,7 +31,7 @@ from ..progress import SILENT, Progress
 from ..stores import Replica, Session
 from ..tracking import Cut, EpochRecord, ImageSource, cut_together
 from .bulk import Pass, run_passes, whole_windows, window_bytes
-from .decide import SEEDED, Decision, DiskView, Need, Plan, asked_for, decide, planned
+from .decide import SEEDED, Decision, DiskView, Need, Plan, asked_for, decide, follows, planned
 from .delta import apply_logs
 from .dirty import dirty_extents
 from .logs import DeltaLogs, log_damage
@@ -93,18 +102,24 @@ class _Movement:
         self._disks = [_Disk(source, cursor, cut) for source, cursor, cut in zip(sources, cursors, cuts, strict=True)]
 
     def run(self) -> PointRecord:
-        """Decide and move; a table page found bad on the way turns a delta into a resync."""
+        """Decide and move. A bad table page turns a delta into a resync, a damaged block any movement into a deep one."""
         decisions = self._decisions()
-        with closing(self._replica.session()) as session:
-            plan = self._plan(session, decisions)
-            if plan.action != "delta":
-                return self._full(session, plan, decisions)
-            try:
-                return self._delta(session, plan.reason)
-            except TableError as error:
-                plan = Plan("resync", str(error))
-        with closing(self._replica.session()) as session:
-            return self._full(session, plan, decisions)
+        plan: Plan | None = None
+        while True:
+            with closing(self._replica.session()) as session:
+                plan = plan or self._plan(session, decisions)
+                try:
+                    return (
+                        self._full(session, plan, decisions) if plan.action != "delta" else self._delta(session, plan)
+                    )
+                except TableError as error:
+                    if plan.action != "delta":
+                        raise
+                    plan = Plan("resync", str(error))
+                except DamageError as error:
+                    if plan.deep:
+                        raise
+                    plan = Plan("resync", f"{error}, reading both sides", deep=True)
 
     def acknowledge(self, point: PointRecord) -> list[str]:
         """Rule 2: dirt is let go of only after the commit *and* an fsync of the image begun after the cut."""
@@ -152,16 +167,16 @@ class _Movement:
             log_bytes=log_bytes, was_changed=disk.source.state in ("changed", "unclean"),
         )  # fmt: skip
 
-    def _delta(self, session: Session, reason: str) -> PointRecord:
+    def _delta(self, session: Session, plan: Plan) -> PointRecord:
         session.start("delta", heal=False)
         self._apply(session)
-        return self._commit(session, "delta", reason)
+        return self._commit(session, "delta", plan.reason)
 
     def _full(self, session: Session, plan: Plan, decisions: Sequence[Decision]) -> PointRecord:
         """Copy or compare, then close with the delta of what was written meanwhile."""
         if plan.seeded and (session.pending is None or session.pending.movement != plan.movement):
             self._sow(session)
-        session.start(plan.movement, heal=plan.action != "initial")
+        session.start(plan.movement, heal=plan.action != "initial" or session.pending is not None)
         with ExitStack() as stack:
             passes = [
                 self._pass(session, index, plan, decisions[index] if plan.action == "partial-resync" else None, stack)
@@ -179,9 +194,7 @@ class _Movement:
             "make room for the logs, or sync when less is written"
         )
 
-    def _pass(
-        self, session: Session, index: int, plan: Plan, decision: Decision | None, stack: ExitStack
-    ) -> Pass:
+    def _pass(self, session: Session, index: int, plan: Plan, decision: Decision | None, stack: ExitStack) -> Pass:
         disk, writer, held = self._disks[index], session.disks[index], session.progress(index)
         windows: Sequence[Extent] = whole_windows(disk.size, self._replica.record.block_size)
         if decision is not None and decision.need == Need.DELTA:
@@ -189,8 +202,8 @@ class _Movement:
         elif decision is not None and decision.need == Need.PARTIAL and disk.begin and disk.cut:
             records = disk.source.records(disk.begin.epoch, disk.cut.epoch)
             windows = self._dirty(records, disk.size)
+        disk.identity = disk.source.identity().as_list()  # before it is judged: a write in between must be seen
         proved = held.done > 0 and self._goes_on(disk, held)
-        disk.identity = list(disk.source.identity().as_list())
         if decision is None or decision.need != Need.DELTA:
             disk.begin = held.begin if proved and held.begin else _cursor(disk.cut)
         copies = plan.action == "initial" and not plan.seeded
@@ -213,7 +226,7 @@ class _Movement:
     def _goes_on(self, disk: _Disk, held: DiskProgress) -> bool:
         """Whether all that was written since an interrupted pass began is known, so that it may resume."""
         if held.begin is None or disk.cut is None:
-            return disk.cut is None and held.identity == list(disk.source.identity().as_list())
+            return disk.cut is None and held.identity == disk.identity
         if held.begin.tracking_id != str(disk.cut.tracking_id) or held.begin.epoch > disk.cut.epoch:
             return False
         try:
@@ -280,7 +293,9 @@ class _Movement:
                 disk.fuzzy = True
                 continue
             records = disk.source.records(disk.begin.epoch, cut.epoch)
-            windows = self._dirty(records, cut.size)
+            windows: Sequence[Extent] = whole_windows(cut.size, self._replica.record.block_size)
+            if follows(disk.begin, records, cut):
+                windows = self._dirty(records, cut.size)
             disk.begin = _cursor(cut)
             writer.flush()  # what is compared again must be compared with all that was sent
             writer.resize(cut.size)
@@ -294,6 +309,8 @@ class _Movement:
         records: list[EpochRecord] = []
         if begin is not None and disk.cut is not None and not disk.fuzzy:
             records = disk.source.records(begin.epoch, disk.cut.epoch)
+            if not records and not follows(begin, records, disk.cut):
+                raise LogError(f"{disk.source.path}: its tracking tells another history than epoch {begin.epoch}")
         return DeltaLogs.open(records, begin, stack, checked=self._checked, files=self._files)
 
     def _usable(self, disk: _Disk) -> bool:

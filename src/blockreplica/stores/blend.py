@@ -31,6 +31,7 @@ class Blend:
     new: Array  # (n, 4096) content after
     blocks: Array  # numbers of the blocks that change
     entries: Array  # (m, 16) their new checksums
+    old_entries: Array  # (touched blocks, 16) the checksums of their old content
     changed_bytes: int  # of the rows, those that lie in changed granules
 
 
@@ -114,6 +115,7 @@ def blend(
         new=np.frombuffer(new, np.uint8).reshape(-1, GRANULE)[where],
         blocks=blocks[owners],
         entries=checksums_of(new, blocks, block_size=block_size, size=size, seed=seed)[owners],
+        old_entries=checksums_of(old, blocks, block_size=block_size, size=size, seed=seed),
         changed_bytes=_covered(rows, at, dirty),
     )
 

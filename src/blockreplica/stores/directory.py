@@ -151,7 +151,14 @@ class Replica:
         if not lease.lock(shared=True) or os.fstat(lease.fileno()).st_nlink == 0:
             lease.close()
             raise NotFoundError(f"point {point.id}: is being pruned; choose a newer one")
-        return PointReader(self.layout.disk(disk), self.record, point, disk, lease=lease, files=self._files)
+        try:
+            return PointReader(
+                self.layout.disk(disk), self.record, point, disk, newest=self.state().epoch, lease=lease,
+                files=self._files,
+            )  # fmt: skip
+        except BaseException:
+            lease.close()
+            raise
 
     def locked(self) -> File:
         """The writer's lock, held until closed; BusyError when another process has it."""

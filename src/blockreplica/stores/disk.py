@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from .. import kernels
 from ..checksums import ENTRY_SIZE, PAGE_ENTRIES, PAGE_SIZE, ChecksumTable, block_count, proved
-from ..errors import TableError, translated
+from ..errors import DamageError, TableError, translated
 from ..extents import Extent
 from ..files import File, Files, data_bytes
 from ..manifest import ReplicaRecord
@@ -43,6 +43,7 @@ from .undo import UndoWriter
 STAGE_BYTES = 16 << 20
 HEAL_PAGES = 1024
 ZERO_WINDOW = 8 << 20
+TABLE_PAGES = 1024  # held at most: 4 MiB
 Array = NDArray[Any]
 
 
@@ -68,11 +69,6 @@ class DiskWriter:
         self._staged_blocks: set[int] = set()
         self._staged_bytes = 0
 
-    @property
-    def undo_rows(self) -> int:
-        """Rows that the undo index holds, for a checkpoint."""
-        return self._undo.rows if self._undo is not None else 0
-
     def heal(self) -> None:
         """Compute table pages that are bad anew from the image, as a resync wants it: it then compares them."""
         pages, at = -(-self._table_file.size() // PAGE_SIZE), 0
@@ -81,19 +77,24 @@ class DiskWriter:
             self._known_entries(at * PAGE_ENTRIES, min(HEAL_PAGES, pages - at) * PAGE_ENTRIES)
             at += HEAL_PAGES
 
-    def settle(self, done_rows: int) -> None:
-        """Take up what an interrupted movement left: the undo log, and true table entries for what it names.
+    def settle(self) -> None:
+        """Take up what an interrupted movement left: the undo log, and true table entries for all that it names.
 
+        For all, whatever was made durable since: a block that was overwritten twice has left no second row.
         TableError when a page of them is bad: `heal` first, and resynchronize.
         """
         if not self._history or not self._files.exists(self._layout.undo_index(self._epoch)):
             return
-        blocks = self._open_undo().touched_since(done_rows)
-        self._sum_again(blocks[blocks < block_count(self.image.size(), self._block_size)])
-        self.table.flush()
+        blocks, count = self._open_undo().touched(), block_count(self.image.size(), self._block_size)
+        self._sum_again(blocks[blocks < count])
+        self.table.resize(count)
 
-    def write(self, rows: Array, data: memoryview) -> int:
-        """Bring EXTENT `rows` of `data` (sorted, within the disk) into the replica; returns the bytes that were new."""
+    def write(self, rows: Array, data: memoryview, *, proved: bool = False) -> int:
+        """Bring EXTENT `rows` of `data` (sorted, within the disk) into the replica; returns the bytes that were new.
+
+        What stays of a touched block must be what its checksum says, or a damaged block would get a checksum that
+        calls it right: DamageError, unless the caller has `proved` that the blocks are right afterwards.
+        """
         changed = 0
         for batch in batches(split_long(rows, self._block_size), self._block_size):
             blocks = touched_blocks(batch, self._block_size)
@@ -103,6 +104,7 @@ class DiskWriter:
                 batch, data, blocks, self._content(blocks), self._room(1, len(blocks)),
                 block_size=self._block_size, size=self.image.size(), seed=self._seed,
             )  # fmt: skip
+            self._check(blocks, plan, proved=proved)
             if len(plan.granules):
                 self._save_before(plan.granules, plan.old, plan.blocks)
                 self._stage.append(replace(plan, old=plan.old[:0]))
@@ -111,8 +113,8 @@ class DiskWriter:
                 changed += plan.changed_bytes
         return changed
 
-    def zero(self, extent: Extent) -> int:
-        """Make an extent zero; returns the bytes that were not. Holes cost nothing."""
+    def zero(self, extent: Extent, *, proved: bool = False) -> int:
+        """Make an extent zero; returns the bytes that were not. Holes cost nothing. `proved` as in `write`."""
         self.flush()
         at, end, changed = extent.offset, min(extent.end, self.image.size()), 0
         nothing = memoryview(bytes(min(ZERO_WINDOW, max(0, end - at))))
@@ -122,7 +124,7 @@ class DiskWriter:
                 break
             at = max(at, data)
             length = min(end - at, ZERO_WINDOW)
-            changed += self.write(np.array([(at, length, 0)], EXTENT), nothing)
+            changed += self.write(np.array([(at, length, 0)], EXTENT), nothing, proved=proved)
             at += length
         return changed
 
@@ -175,7 +177,7 @@ class DiskWriter:
         if size == old:
             return
         if size < old:
-            self.zero(Extent(size, old - size))
+            self.zero(Extent(size, old - size), proved=True)
         self.flush()
         edges = np.array(sorted({max(0, min(size, old) - 1) // self._block_size, max(0, old - 1) // self._block_size}))
         edges = edges[edges < block_count(old, self._block_size)]
@@ -194,6 +196,7 @@ class DiskWriter:
     def flush(self) -> None:
         """Publish the before-images of the stage, then write it into image and table."""
         if not self._stage:
+            self.table.flush()
             return
         self._begin()
         if self._history:
@@ -241,6 +244,20 @@ class DiskWriter:
             self._undo = UndoWriter(self._layout, self._epoch, self._block_size, files=self._files)
         return self._undo
 
+    def _check(self, blocks: Array, plan: Blend, *, proved: bool) -> None:
+        """Compare what `blocks` held with the table, before `plan` changes them."""
+        wrong = (self.table.entries(blocks.tolist()) != plan.old_entries).any(axis=1)
+        if wrong.any():
+            if self._history and not proved:
+                raise DamageError(f"{self._layout.image}: block at offset {int(blocks[wrong][0]) * self._block_size} "
+                                  "does not match its checksum")  # fmt: skip
+            mended = wrong & ~np.isin(blocks, plan.blocks)  # those that change get a new entry anyway
+            self._begin()
+            for block, entry in zip(blocks[mended].tolist(), plan.old_entries[mended], strict=True):
+                self.table.put(block, entry.tobytes())
+        if self.table.held > TABLE_PAGES:
+            self.table.flush()
+
     def _save_before(self, granules: Array, old: Array, blocks: Array) -> None:
         if not self._history:
             return
@@ -287,8 +304,11 @@ class DiskWriter:
         step = max(1, BATCH_BYTES // self._block_size)
         for start in range(0, len(blocks), step):
             some = blocks[start : start + step]
-            yield some, checksums_of(
-                self._content(some), some, block_size=self._block_size, size=self.image.size(), seed=self._seed
+            yield (
+                some,
+                checksums_of(
+                    self._content(some), some, block_size=self._block_size, size=self.image.size(), seed=self._seed
+                ),
             )
 
     def _known_entries(self, first: int, count: int) -> bytearray:

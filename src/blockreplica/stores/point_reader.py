@@ -30,13 +30,15 @@ LOST, DAMAGED, TRUSTED = 0, 1, 2
 class PointReader:
     """One disk of one point. Offsets and lengths in bytes; reads past `size` are the caller's mistake.
 
-    `image` is the newest content, for copying ahead of `undone`. `lease` is the point's record, locked shared:
-    pruning leaves the point alone until it is closed.
+    `newest` is the epoch of the newest point: up to there no undo index may be missing, for without it a later content
+    would pass for the point's. `image` is the newest content, for copying ahead of `undone`. `lease` is the point's
+    record, locked shared: pruning leaves the point alone until it is closed.
     """
 
     def __init__(
-        self, layout: DiskLayout, record: ReplicaRecord, point: PointRecord, index: int, *, lease: File, files: Files
-    ) -> None:
+        self, layout: DiskLayout, record: ReplicaRecord, point: PointRecord, index: int, *,
+        newest: int, lease: File, files: Files,
+    ) -> None:  # fmt: skip
         self.size = point.disks[index].size
         self.block_size = record.block_size
         self.seed = record.seed
@@ -46,7 +48,15 @@ class PointReader:
         self._table = ChecksumTable(self._table_file, table_key(record.relationship, index))
         self._indexes: list[UndoIndex] = []
         self._logs: dict[int, File] = {}
-        self._refresh()
+        try:
+            self._refresh()
+            missing = self._epoch + len(self._indexes) + 1
+            if missing <= newest:
+                raise DamageError(f"{layout.undo_index(missing)}: the undo index is missing; points before epoch "
+                                  f"{missing} can't be read")  # fmt: skip
+        except BaseException:
+            self.close()
+            raise
 
     def pread_into(self, buffer: bytearray | memoryview, offset: int) -> None:
         """Fill `buffer` with the point's content from `offset`."""

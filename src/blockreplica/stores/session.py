@@ -73,17 +73,13 @@ class Session:
         for disk in self.disks:
             if heal:
                 disk.heal()
-            disk.settle(0 if self.pending is None else self.progress(self.disks.index(disk)).undo_rows)
+            disk.settle()
 
     def checkpoint(self, progress: list[DiskProgress]) -> None:
         """Make everything so far durable, then note how far it is, so that an interruption resumes here."""
         for disk in self.disks:
             disk.sync()
-        rows = [
-            msgspec.structs.replace(one, undo_rows=disk.undo_rows)
-            for one, disk in zip(progress, self.disks, strict=True)
-        ]
-        self._write_pending(rows)
+        self._write_pending(progress)
 
     def commit(self, point: PointRecord) -> PointRecord:
         """Make the point appear; returns it with its chain digest. Durable on return, also its acknowledgement."""

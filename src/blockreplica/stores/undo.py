@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..checksums import ENTRY_SIZE
 from ..errors import FormatError, NotFoundError
 from ..files import File, Files
-from ..hrl import ENTRY, LogReader, LogWriter
+from ..hrl import ENTRY, LogWriter
 from . import undo_index
 from .blend import granule_rows, zero_mask
 from .layout import GRANULE, DiskLayout
@@ -70,9 +70,9 @@ class UndoWriter:
         self._index.sync()
         self.rows += len(rows)
 
-    def touched_since(self, row: int) -> Array:
-        """The blocks that an earlier, interrupted session may have overwritten behind index row `row`."""
-        rows = self._resumed[row:]
+    def touched(self) -> Array:
+        """The blocks that earlier, interrupted sessions may have overwritten."""
+        rows = self._resumed
         checksums = rows[rows["kind"] >= KNOWN]["offset"].astype(np.int64)
         extents = rows[rows["kind"] <= ZEROS]
         each = self._granules_a_block * GRANULE
@@ -126,10 +126,7 @@ class UndoWriter:
             self._files.unlink(log)
             self._create(uuid4())
             return
-        with LogReader.open(log, files=self._files, salvage=True) as reader:
-            found = [_extent_rows(entries) for entries in reader.entries()]
-            log_id = reader.header.unique_id
-        extents = np.concatenate([np.zeros(0, ROW), *found])
+        log_id, extents = undo_index.log_rows(log, files=self._files)
         known = rows[(rows["kind"] >= KNOWN) | np.isin(rows["offset"], extents["offset"])]
         missing = extents[~np.isin(extents["offset"], known[known["kind"] <= ZEROS]["offset"])]
         self._resumed = np.concatenate([known, missing])
@@ -164,15 +161,6 @@ class UndoWriter:
         rows = np.zeros(len(runs), ROW)
         rows["offset"], rows["length"], rows["kind"] = runs["offset"], runs["length"], ZEROS
         self._waiting.append(rows)
-
-
-def _extent_rows(entries: Array) -> Array:
-    rows = np.zeros(len(entries), ROW)
-    rows["offset"], rows["length"] = entries["offset"], entries["length"]
-    write = entries["operation"] == 1
-    rows["log_offset"] = np.where(write, entries["source"], 0)
-    rows["kind"] = np.where(write, DATA, ZEROS)
-    return rows
 
 
 def empty_index() -> bytes:

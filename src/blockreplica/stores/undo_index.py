@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from .. import kernels
 from ..errors import DamageError, FormatError, NotFoundError, StateError
 from ..files import File, Files
+from ..hrl import LogReader
 
 MAGIC = b"brepundo"
 VERSION = 1
@@ -109,6 +110,7 @@ class UndoIndex:
         if not self.growing and size != HEADER.size + 32 * (extents + checksums):
             raise StateError.at(self.path, 32, "undo index", wanted=f"{extents}+{checksums} rows", got=f"{size} bytes")
         self._loaded = np.zeros(0, ROW)
+        self._torn = -1  # rows in the file when a torn one was met
         self._extents = np.zeros(0, ROW)
         self._checksums = np.zeros(0, ROW)
 
@@ -125,11 +127,29 @@ class UndoIndex:
         count = (self._file.size() - HEADER.size) // 32
         if count <= len(self._loaded):
             return
-        fresh = self._rows(len(self._loaded), count)
-        self._loaded = np.concatenate([self._loaded, fresh])
+        raw = self._file.pread(32 * (count - len(self._loaded)), HEADER.size + 32 * len(self._loaded))
+        fresh = np.frombuffer(raw[: len(raw) // 32 * 32], ROW)
+        good = good_rows(fresh, self._key)
+        if good == 0 and self._torn == count:
+            return
+        self._loaded = np.concatenate([self._loaded, fresh[:good]])
         self._extents = np.sort(self._loaded[self._loaded["kind"] <= ZEROS], order="offset")
+        if good < len(fresh):
+            self._extents, self._torn = self._salvaged(), count
         self._checksums = np.sort(self._loaded[self._loaded["kind"] >= KNOWN], order="offset")
         self._extent_count, self._checksum_count = len(self._extents), len(self._checksums)
+
+    def _salvaged(self) -> Rows:
+        """The extent rows by the log itself. After a power cut rows may be torn that were never published: nothing was
+        overwritten for them, and what was is in the log, which was durable before any row. A checksum lost with a row
+        that did count leaves the block with one that its before-image does not have: found, never served."""
+        try:
+            log_id, rows = log_rows(self.path.with_suffix(".hrl"), files=self._files)
+        except (FormatError, NotFoundError) as error:
+            raise DamageError(f"{self.path}: rows are damaged, and so is the log: {error}") from error
+        if log_id != self.log_id:
+            raise DamageError(f"{self.path}: rows are damaged, and the log beside it is another one")
+        return np.sort(rows, order="offset")
 
     def extents(self, start: int, end: int) -> Rows:
         """The extent rows that overlap disk bytes [start, end), sorted by offset."""
@@ -185,6 +205,20 @@ class UndoIndex:
             else:
                 high = middle
         return low
+
+
+def log_rows(path: Path, *, files: Files) -> tuple[UUID, Rows]:
+    """The UUID of an undo log, which may be unclosed or cut, and extent rows for all its entries, in their order."""
+    with LogReader.open(path, files=files, salvage=True) as reader:
+        found = [np.zeros(0, ROW)]
+        for entries in reader.entries():
+            rows = np.zeros(len(entries), ROW)
+            write = entries["operation"] == 1
+            rows["offset"], rows["length"] = entries["offset"], entries["length"]
+            rows["log_offset"] = np.where(write, entries["source"], 0)
+            rows["kind"] = np.where(write, DATA, ZEROS)
+            found.append(rows)
+        return reader.header.unique_id, np.concatenate(found)
 
 
 def valid_prefix(path: Path, *, files: Files) -> tuple[UUID | None, Rows]:
