@@ -102,10 +102,13 @@ class File:
 
     def next_data(self, offset: int) -> int | None:
         """The next byte at or behind `offset` that is not in a hole, or None."""
-        try:
-            return os.lseek(self._fd, offset, os.SEEK_DATA)
-        except OSError:  # ENXIO: nothing but hole up to the end
-            return None
+        with translated(self.path, f"looking for data from offset {offset}"):
+            try:
+                return os.lseek(self._fd, offset, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # nothing but hole up to the end
+                    return None
+                raise
 
     def lock(self, *, shared: bool = False) -> bool:
         """Try flock; False when somebody else holds it. Closing the file lets it go."""

@@ -9,7 +9,9 @@ import pytest
 
 import blockreplica as br
 from blockreplica.checksums import ChecksumTable
-from blockreplica.errors import DamageError, RefusedError
+from blockreplica.errors import BusyError, DamageError, RefusedError
+from blockreplica.manifest import PointRecord
+from blockreplica.recovery import recover, verify
 from blockreplica.replication import run
 from blockreplica.service.registry import unprotect
 from blockreplica.stores.disk import DiskWriter
@@ -179,3 +181,35 @@ def test_protecting_again_while_the_store_is_away_forgets_no_relationship(tmp_pa
     with pytest.raises(RefusedError):
         br.protect(image, tmp_path / "store", name="vm")
     assert br.relationship("vm").name == "vm"
+
+
+def test_verify_minds_no_sync_that_prunes(tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    relationship = br.protect(image, tmp_path / "store", name="vm", keep=2)
+    wrote(image, b"second", 0)
+    relationship.sync()
+    check = verify._check_chain
+
+    def while_syncing(points: list[PointRecord], report: verify.VerifyReport) -> None:
+        check(points, report)
+        for data in (b"third", b"fourth"):
+            wrote(image, data, 0)
+            relationship.sync()
+
+    monkeypatch.setattr(verify, "_check_chain", while_syncing)
+    assert not relationship.verify().damage
+    assert [point.id for point in relationship.points()] == ["1.1", "1.2", "1.3", "1.4"]
+    relationship.sync()
+    assert len(relationship.points()) == 2
+
+
+def test_two_recoveries_to_one_file_do_not_mix(tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    relationship = br.protect(image, tmp_path / "store", name="vm")
+    window = recover._recover_window
+
+    def with_another(*args: object, **rest: object) -> None:
+        with pytest.raises(BusyError):
+            relationship.replica.recover(None, tmp_path / "out")
+        window(*args, **rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(recover, "_recover_window", with_another)
+    assert recovered(relationship, tmp_path / "out") == image.read_bytes()

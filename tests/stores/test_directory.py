@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from blockreplica.errors import BusyError, NotFoundError, RefusedError, StateError, TableError
+from blockreplica.files import Files
 from blockreplica.stores import DirectoryStore
 from stores.model import changed, content, move, new_replica, open_replica, points_equal
 
@@ -174,3 +175,17 @@ def test_a_damaged_state_record_is_read_from_its_copy_and_mended(tmp_path: Path)
     (tmp_path / "store/vm/state.copy").write_bytes(b"rubbish")
     with pytest.raises(StateError):
         replica.points()
+
+
+def test_the_names_of_image_and_table_are_durable_before_the_first_point(tmp_path: Path) -> None:
+    class Noting(Files):
+        def __init__(self) -> None:
+            self.synced: list[tuple[Path, list[str]]] = []
+
+        def sync_folder(self, path: Path) -> None:
+            super().sync_folder(path)
+            self.synced.append((path, os.listdir(path)))
+
+    files, store = Noting(), tmp_path / "store"
+    move(new_replica(store, files=files), SIZE, [(0, b"first")])
+    assert any(path == store / "vm/disk0" and {"disk.img", "checksums"} <= set(names) for path, names in files.synced)

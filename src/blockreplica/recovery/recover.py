@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .. import kernels
 from ..checksums import ENTRY_SIZE, PAGE_ENTRIES, block_count
-from ..errors import DamageError, RefusedError, StorageError
+from ..errors import BusyError, DamageError, RefusedError, StorageError
 from ..extents import Extent, windows
 from ..files import FILES, File, Files
 from ..progress import SILENT, Progress
@@ -39,6 +39,8 @@ def recover(
         raise RefusedError(f"{to}: lies inside the replica; choose a place outside the store")
     partial = to.with_name(to.name + ".partial")
     with replica.reader(point, disk) as reader, files.open(partial, write=True, create=True) as target:
+        if not target.lock():
+            raise BusyError(f"{partial}: another recovery writes to it; wait for that, or choose another file")
         try:
             target.truncate(0)
             target.truncate(reader.size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from .. import kernels
 from ..checksums import ENTRY_SIZE, block_count
-from ..errors import BlockReplicaError
+from ..errors import BlockReplicaError, NotFoundError
 from ..extents import Extent, windows
 from ..files import FILES, Files
 from ..hrl import LogReader
@@ -46,22 +47,36 @@ class VerifyReport:
 
 
 def verify(replica: Replica, *, progress: Progress = SILENT, files: Files = FILES) -> VerifyReport:
-    """Check every point of a replica; syncs may go on meanwhile."""
+    """Check every point of a replica; syncs may go on meanwhile, but prune none of the points that are checked."""
     report = VerifyReport()
     error = replica.state_error()
     if error is not None:
         report.found(str(error), [])
-    points = replica.points()
+    with ExitStack() as stack:
+        _check(replica, _leased(replica, stack), report, progress, files)
+    return report
+
+
+def _leased(replica: Replica, stack: ExitStack) -> list[PointRecord]:
+    while points := replica.points():
+        try:
+            stack.enter_context(replica.lease(points[0]))
+            break
+        except NotFoundError:  # pruned since it was listed
+            continue
+    return points
+
+
+def _check(replica: Replica, points: list[PointRecord], report: VerifyReport, progress: Progress, files: Files) -> None:
     report.points = len(points)
     for damaged in replica.damaged_points():
         report.found(str(damaged), [])
     _check_chain(points, report)
     if not points:
-        return report
+        return
     progress.start("verifying", sum(disk.size for disk in points[-1].disks))
     for disk in range(len(points[-1].disks)):
         _Disk(replica, disk, points, report, files).check(progress)
-    return report
 
 
 def _check_chain(points: list[PointRecord], report: VerifyReport) -> None:

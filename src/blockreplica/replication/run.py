@@ -102,7 +102,7 @@ class _Movement:
         self._disks = [_Disk(source, cursor, cut) for source, cursor, cut in zip(sources, cursors, cuts, strict=True)]
 
     def run(self) -> PointRecord:
-        """Decide and move. A bad table page turns a delta into a resync, a damaged block any movement into a deep one."""
+        """Decide and move. A bad table page turns a delta into a resync, a damaged block anything into a deep one."""
         decisions = self._decisions()
         plan: Plan | None = None
         while True:

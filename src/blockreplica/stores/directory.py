@@ -147,10 +147,7 @@ class Replica:
         """A reader of one disk of a point, which pruning spares until it is closed."""
         if not 0 <= disk < len(point.disks):
             raise NotFoundError(f"point {point.id}: has no disk {disk}; it has 0 to {len(point.disks) - 1}")
-        lease = self._files.open(self.layout.point(point.epoch))
-        if not lease.lock(shared=True) or os.fstat(lease.fileno()).st_nlink == 0:
-            lease.close()
-            raise NotFoundError(f"point {point.id}: is being pruned; choose a newer one")
+        lease = self.lease(point)
         try:
             return PointReader(
                 self.layout.disk(disk), self.record, point, disk, newest=self.state().epoch, lease=lease,
@@ -159,6 +156,14 @@ class Replica:
         except BaseException:
             lease.close()
             raise
+
+    def lease(self, point: PointRecord) -> File:
+        """Keep a point, and all newer ones, from being pruned until this is closed; NotFoundError: it is pruned."""
+        lease = self._files.open(self.layout.point(point.epoch))
+        if not lease.lock(shared=True) or os.fstat(lease.fileno()).st_nlink == 0:
+            lease.close()
+            raise NotFoundError(f"point {point.id}: is being pruned; choose a newer one")
+        return lease
 
     def locked(self) -> File:
         """The writer's lock, held until closed; BusyError when another process has it."""

@@ -58,8 +58,11 @@ class DiskWriter:
         self._block_size, self._seed = record.block_size, record.seed
         self._history = epoch > 1
         files.make_folder(layout.folder)
+        fresh = not (files.exists(layout.image) and files.exists(layout.table))
         self.image = files.open(layout.image, write=True, create=True)
         self._table_file = files.open(layout.table, write=True, create=True)
+        if fresh:
+            files.sync_folder(layout.folder)
         self.table = ChecksumTable(self._table_file, table_key(record.relationship, index))
         self._undo: UndoWriter | None = None
         self._stale = self.image.size() > 0
