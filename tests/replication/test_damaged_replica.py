@@ -213,3 +213,13 @@ def test_two_recoveries_to_one_file_do_not_mix(tmp_path: Path, image: Path, monk
 
     monkeypatch.setattr(recover, "_recover_window", with_another)
     assert recovered(relationship, tmp_path / "out") == image.read_bytes()
+
+
+@pytest.mark.parametrize("size", [40 * BLOCK + 9000, 40 * BLOCK + 3000, 40 * BLOCK])
+def test_a_resize_gives_no_checksum_to_a_damaged_last_block(tmp_path: Path, image: Path, size: int) -> None:
+    relationship = br.protect(image, tmp_path / "store", name="vm")
+    put(tmp_path / "store/vm/disk0/disk.img", b"rot", 40 * BLOCK + 2000)
+    with br.track(image) as tracked:
+        tracked.resize(size)
+    assert relationship.sync().action == "resync"
+    assert recovered(relationship, tmp_path / "out") == image.read_bytes()

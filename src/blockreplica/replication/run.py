@@ -211,7 +211,7 @@ class _Movement:
             writer.reset()
         elif writer.image.size() != disk.size:
             writer.heal()
-        writer.resize(disk.size)
+        writer.resize(disk.size, proved=plan.deep)
         # A seed that was taken over by a session that died is not known to be what the table says.
         deep = plan.deep or (plan.seeded and session.pending is not None)
         return Pass(

@@ -107,7 +107,7 @@ class DiskWriter:
                 batch, data, blocks, self._content(blocks), self._room(1, len(blocks)),
                 block_size=self._block_size, size=self.image.size(), seed=self._seed,
             )  # fmt: skip
-            self._check(blocks, plan, proved=proved)
+            self._check(blocks, plan.old_entries, plan.blocks, proved=proved)
             if len(plan.granules):
                 self._save_before(plan.granules, plan.old, plan.blocks)
                 self._stage.append(replace(plan, old=plan.old[:0]))
@@ -174,16 +174,21 @@ class DiskWriter:
         rows["length"] = np.minimum(runs[:, 1] * unit, extent.offset + extent.length - rows["offset"])
         return rows, scanned
 
-    def resize(self, size: int) -> None:
-        """Let the disk be `size` bytes; a tail that goes is saved first, grown space reads as zeros."""
+    def resize(self, size: int, *, proved: bool = False) -> None:
+        """Let the disk be `size` bytes; a tail that goes is saved first, grown space reads as zeros.
+
+        The blocks at its ends get new checksums; `proved` as in `write`.
+        """
         old = self.image.size()
         if size == old:
             return
         if size < old:
-            self.zero(Extent(size, old - size), proved=True)
+            self.zero(Extent(size, old - size), proved=proved)
         self.flush()
         edges = np.array(sorted({max(0, min(size, old) - 1) // self._block_size, max(0, old - 1) // self._block_size}))
         edges = edges[edges < block_count(old, self._block_size)]
+        for some, entries in self._sums(edges):
+            self._check(some, entries, some, proved=proved)
         if self._history:
             self._save_before(np.zeros(0, np.int64), np.zeros((0, GRANULE), np.uint8), edges)
             self._begin()
@@ -247,16 +252,16 @@ class DiskWriter:
             self._undo = UndoWriter(self._layout, self._epoch, self._block_size, files=self._files)
         return self._undo
 
-    def _check(self, blocks: Array, plan: Blend, *, proved: bool) -> None:
-        """Compare what `blocks` held with the table, before `plan` changes them."""
-        wrong = (self.table.entries(blocks.tolist()) != plan.old_entries).any(axis=1)
+    def _check(self, blocks: Array, entries: Array, changing: Array, *, proved: bool) -> None:
+        """Compare the checksums of what `blocks` hold with the table, before some of them change."""
+        wrong = (self.table.entries(blocks.tolist()) != entries).any(axis=1)
         if wrong.any():
             if self._history and not proved:
                 raise DamageError(f"{self._layout.image}: block at offset {int(blocks[wrong][0]) * self._block_size} "
                                   "does not match its checksum")  # fmt: skip
-            mended = wrong & ~np.isin(blocks, plan.blocks)  # those that change get a new entry anyway
+            mended = wrong & ~np.isin(blocks, changing)  # those get new entries anyway
             self._begin()
-            for block, entry in zip(blocks[mended].tolist(), plan.old_entries[mended], strict=True):
+            for block, entry in zip(blocks[mended].tolist(), entries[mended], strict=True):
                 self.table.put(block, entry.tobytes())
         if self.table.held > TABLE_PAGES:
             self.table.flush()
