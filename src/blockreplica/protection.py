@@ -22,7 +22,7 @@ from .recovery.recover import read_checked, recover
 from .recovery.verify import VerifyReport, verify
 from .replication import Settings, SyncResult, sync
 from .stores import DirectoryStore, Replica
-from .tracking import ImageSource
+from .tracking import ImageSource, require_image
 
 DEFAULT_BLOCK_SIZE = 65536
 DEFAULT_KEEP = 24
@@ -42,7 +42,7 @@ class Definition:
 
 @dataclass(frozen=True, slots=True)
 class DiskStatus:
-    """A disk of a relationship. `tracking` is tracking, closed, changed, unclean, untracked or missing."""
+    """A disk of a relationship. `tracking` is tracking, closed, changed, unclean, untracked, missing or unreadable."""
 
     index: int
     path: Path
@@ -125,8 +125,9 @@ class Relationship:
         except BlockReplicaError as error:
             state = f"store: {error}"
         disks = [self._disk_status(index, path) for index, path in enumerate(self.definition.images)]
-        if not state and any(disk.tracking == "missing" for disk in disks):
-            state = "image missing"
+        for trouble in ("missing", "unreadable"):
+            if not state and any(disk.tracking == trouble for disk in disks):
+                state = f"image {trouble}"
         if not state:
             state = "ok" if points and not incomplete else "incomplete" if incomplete else "no point yet"
         newest = points[-1] if points else None
@@ -167,8 +168,9 @@ class Relationship:
                     index, path, source.size(), source.state, live.dirty_bytes if live else None,
                     live.log_bytes if live else None, bool(live and live.log_failed),
                 )  # fmt: skip
-        except NotFoundError:
-            return DiskStatus(index, path, 0, "missing", None, None, False)
+        except BlockReplicaError as error:
+            tracking = "missing" if isinstance(error, NotFoundError) else "unreadable"
+            return DiskStatus(index, path, 0, tracking, None, None, False)
 
 
 class ReplicaView:
@@ -231,10 +233,8 @@ def check(definition: Definition, progress: Progress, *, files: Files = FILES) -
     """The checks before a first replication: readable images, a store that is none of them, room."""
     needed = 0
     for path in (*definition.images, *([definition.seed] if definition.seed else [])):
+        info = require_image(path)
         with files.open(path) as image:
-            info = os.fstat(image.fileno())
-            if not (stat.S_ISREG(info.st_mode) or stat.S_ISBLK(info.st_mode)):
-                raise RefusedError(f"{path}: is no disk image; wanted a regular file or a block device")
             needed += image.size() if stat.S_ISBLK(info.st_mode) else info.st_blocks * 512
         if path.is_relative_to(definition.store):
             raise RefusedError(f"{path}: lies inside the store {definition.store}; choose a store elsewhere")

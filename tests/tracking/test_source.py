@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from blockreplica.errors import BusyError, StorageError
+from blockreplica.errors import BusyError, StorageError, TrackingError
 from blockreplica.tracking import ImageSource, track
 from blockreplica.tracking.cursors import read_cursors
 from blockreplica.tracking.names import Names
@@ -118,7 +118,7 @@ def test_cursors_of_an_earlier_tracking_mean_nothing(image: Path) -> None:
     assert cursors(image) == {two: 1}
 
 
-@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'{"version": 1}', b'{"version": 9}', b"\xff", b"null"])
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'{"version": 1}', b'{"version": 0}', b"\xff", b"null"])
 def test_damaged_cursors_are_replaced(image: Path, raw: bytes) -> None:
     write_epochs(image, 1)
     Names.of(image).cursors.write_bytes(raw)
@@ -126,6 +126,14 @@ def test_damaged_cursors_are_replaced(image: Path, raw: bytes) -> None:
     ImageSource.open(image).set_cursor(one, 1)
     assert cursors(image) == {one: 1}
     assert json.loads(Names.of(image).cursors.read_text())["version"] == 1
+
+
+def test_cursors_of_a_newer_version_are_left_as_they_are(image: Path) -> None:
+    write_epochs(image, 1)
+    Names.of(image).cursors.write_bytes(b'{"version": 9}')
+    with pytest.raises(TrackingError, match="newer"):
+        ImageSource.open(image).set_cursor(uuid4(), 1)
+    assert Names.of(image).cursors.read_bytes() == b'{"version": 9}'
 
 
 def test_a_target_that_stays_away_does_not_fill_the_disk(image: Path) -> None:

@@ -49,8 +49,7 @@ class VerifyReport:
 def verify(replica: Replica, *, progress: Progress = SILENT, files: Files = FILES) -> VerifyReport:
     """Check every point of a replica; syncs may go on meanwhile, but prune none of the points that are checked."""
     report = VerifyReport()
-    error = replica.state_error()
-    if error is not None:
+    for error in replica.record_errors():
         report.found(str(error), [])
     with ExitStack() as stack:
         _check(replica, _leased(replica, stack), report, progress, files)

@@ -6,12 +6,14 @@ the store.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from ..errors import NotFoundError, RefusedError, StateError, translated
@@ -21,7 +23,7 @@ VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS relationship (
     name TEXT PRIMARY KEY, id TEXT NOT NULL UNIQUE, store TEXT NOT NULL, images TEXT NOT NULL,
-    keep INTEGER NOT NULL, seed TEXT
+    keep INTEGER NOT NULL, seed TEXT, digest TEXT NOT NULL
 ) STRICT
 """
 
@@ -50,12 +52,12 @@ class Catalog:
                 both = set(other.images) & set(definition.images)
                 if both and other.store == definition.store:
                     raise RefusedError(f"{min(both)}: is protected already, as {other.name!r}, to that store")
-            database.execute("INSERT INTO relationship VALUES (?, ?, ?, ?, ?, ?)", _row(definition))
+            database.execute("INSERT INTO relationship VALUES (?, ?, ?, ?, ?, ?, ?)", _row(definition))
 
     def update(self, definition: Definition) -> None:
         """Replace a relationship's row."""
         with self._connected() as database:
-            database.execute("REPLACE INTO relationship VALUES (?, ?, ?, ?, ?, ?)", _row(definition))
+            database.execute("REPLACE INTO relationship VALUES (?, ?, ?, ?, ?, ?, ?)", _row(definition))
 
     def remove(self, name: str) -> None:
         """Forget a relationship."""
@@ -108,15 +110,22 @@ class Catalog:
             database.execute(f"PRAGMA user_version = {VERSION}")
 
 
-def _row(definition: Definition) -> tuple[str, str, str, str, int, str | None]:
+def _row(definition: Definition) -> tuple[str | int | None, ...]:
     images = json.dumps([str(path) for path in definition.images])
     seed = str(definition.seed) if definition.seed else None
-    return definition.name, str(definition.id), str(definition.store), images, definition.keep, seed
+    row = definition.name, str(definition.id), str(definition.store), images, definition.keep, seed
+    return *row, _digest(row)
 
 
-def _definition(row: tuple[str, str, str, str, int, str | None]) -> Definition:
-    name, identity, store, images, keep, seed = row
+def _definition(row: tuple[Any, ...]) -> Definition:
+    name, identity, store, images, keep, seed, digest = row
+    if digest != _digest(row[:-1]):  # SQLite has no checksums; a flipped bit in `keep` would prune good points
+        raise ValueError(f"the row of {name!r} does not match its digest")
     return Definition(
         id=UUID(identity), name=name, images=tuple(map(Path, json.loads(images))), store=Path(store), keep=keep,
         seed=Path(seed) if seed else None,
     )  # fmt: skip
+
+
+def _digest(row: tuple[Any, ...]) -> str:
+    return hashlib.sha256(json.dumps(row).encode()).hexdigest()

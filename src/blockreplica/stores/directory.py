@@ -7,11 +7,12 @@ import shutil
 from pathlib import Path
 from uuid import uuid4
 
-from ..errors import BusyError, NotFoundError, RefusedError, StateError, translated
+from ..errors import BusyError, FormatError, NotFoundError, RefusedError, StateError, StorageError, translated
 from ..files import FILES, File, Files
-from ..manifest import LIMIT, PointRecord, ReplicaRecord, StateRecord, StoreRecord, check_name, decode, encode
+from ..manifest import LIMIT, PointRecord, ReplicaRecord, StateRecord, StoreRecord, check_name, decode
 from .layout import STORE_MARK, DiskLayout, ReplicaLayout
 from .point_reader import PointReader
+from .records import read_record, record_errors, write_record
 from .session import Session, write_state
 
 FIRST_STATE = StateRecord(generation=1, epoch=0, chain="")
@@ -27,7 +28,7 @@ class DirectoryStore:
         mark = folder / STORE_MARK
         if not files.exists(mark):
             raise RefusedError(f"{folder}: not a replica store: it has no {STORE_MARK}; name a store, or a new folder")
-        decode("store", StoreRecord, files.read(mark, limit=LIMIT), mark)
+        read_record("store", StoreRecord, mark, files)
 
     @classmethod
     def create(cls, folder: Path, *, files: Files = FILES) -> DirectoryStore:
@@ -36,10 +37,11 @@ class DirectoryStore:
         if not files.exists(mark):
             if folder.exists() and not folder.is_dir():
                 raise RefusedError(f"{folder}: is no folder; name a folder for the replica store")
-            if set(files.names(folder)) - {mark.name + ".new", "lost+found"}:
+            begun = {f"{STORE_MARK}.new", f"{STORE_MARK}.copy", f"{STORE_MARK}.copy.new"}
+            if set(files.names(folder)) - begun - {"lost+found"}:
                 raise RefusedError(f"{folder}: holds other things and is not a replica store; name an empty folder")
             files.make_folder(folder)
-            files.write_durably(mark, encode("store", StoreRecord(store_id=str(uuid4()))))
+            write_record("store", StoreRecord(store_id=str(uuid4())), mark, files, copy_first=True)
         return cls(folder, files=files)
 
     def names(self) -> list[str]:
@@ -52,12 +54,13 @@ class DirectoryStore:
         layout = ReplicaLayout(self.folder / record.name)
         if self._files.exists(layout.record):
             raise RefusedError(f"{layout.folder}: there is a replica of that name; choose another --name or store")
-        begun = {"state", "state.copy", "state.new", "replica.new", "state.copy.new"}
+        names = ("state", "state.copy", "replica.copy")
+        begun = {*names, *(f"{name}.new" for name in (*names, "replica"))}
         if set(self._files.names(layout.folder)) - begun:
             raise RefusedError(f"{layout.folder}: holds other things; choose another --name")
         self._files.make_folder(layout.folder)
         write_state(layout, FIRST_STATE, self._files)
-        self._files.write_durably(layout.record, encode("replica", record))
+        write_record("replica", record, layout.record, self._files, copy_first=True)
         return Replica(layout, files=self._files)
 
     def replica(self, name: str) -> Replica:
@@ -88,28 +91,20 @@ class Replica:
     def __init__(self, layout: ReplicaLayout, *, files: Files = FILES) -> None:
         self.layout = layout
         self._files = files
-        self.record = decode("replica", ReplicaRecord, files.read(layout.record, limit=LIMIT), layout.record)
+        self.record = read_record("replica", ReplicaRecord, layout.record, files)
 
     def state(self) -> StateRecord:
         """The newest point's place. When the record is damaged, that of its copy: one point older at the most."""
-        try:
-            return self._read_state(self.layout.state)
-        except (StateError, NotFoundError) as error:
-            try:
-                return self._read_state(self.layout.state_copy)
-            except (StateError, NotFoundError):
-                raise StateError(f"{error}; its copy is damaged too: restore one of them from a backup") from error
+        return read_record("state", StateRecord, self.layout.state, self._files)
 
-    def state_error(self) -> StateError | None:
-        """What is wrong with the state record or its copy, when something is."""
-        for path in (self.layout.state, self.layout.state_copy):
-            try:
-                self._read_state(path)
-            except StateError as error:
-                return error
-            except NotFoundError as error:
-                return StateError(str(error))
-        return None
+    def record_errors(self) -> list[StateError]:
+        """What is wrong with the records of replica and state, and of the store, and with their copies."""
+        mark = self.layout.folder.parent / STORE_MARK
+        return [
+            *record_errors("store", StoreRecord, mark, self._files),
+            *record_errors("replica", ReplicaRecord, self.layout.record, self._files),
+            *record_errors("state", StateRecord, self.layout.state, self._files),
+        ]
 
     def points(self) -> list[PointRecord]:
         """The recovery points, oldest first; those with a damaged record are left out (see `damaged_points`)."""
@@ -181,8 +176,8 @@ class Replica:
 
     def session(self) -> Session:
         """A movement towards the next point; the caller holds the lock."""
-        if self.state_error() is not None:
-            write_state(self.layout, self.state(), self._files)
+        if self.record_errors():
+            self._mend_records()
         return Session(self.layout, self.record, self.state(), files=self._files)
 
     @property
@@ -223,8 +218,12 @@ class Replica:
         names = self._files.names(self.layout.points)
         return sorted(int(name) for name in names if name.isdigit() and int(name) <= newest)
 
-    def _read_state(self, path: Path) -> StateRecord:
-        return decode("state", StateRecord, self._files.read(path, limit=LIMIT), path)
+    def _mend_records(self) -> None:
+        """Write records and copies again from those that are whole."""
+        mark = self.layout.folder.parent / STORE_MARK
+        write_record("store", read_record("store", StoreRecord, mark, self._files), mark, self._files, copy_first=True)
+        write_record("replica", self.record, self.layout.record, self._files, copy_first=True)
+        write_state(self.layout, self.state(), self._files)
 
     def _read_point(self, epoch: int) -> PointRecord:
         path = self.layout.point(epoch)
@@ -236,7 +235,5 @@ class Replica:
     def _try_point(self, epoch: int) -> PointRecord | StateError:
         try:
             return self._read_point(epoch)
-        except StateError as error:
-            return error
-        except NotFoundError as error:
+        except (FormatError, NotFoundError, StorageError) as error:
             return StateError(str(error))

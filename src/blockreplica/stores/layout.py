@@ -1,8 +1,8 @@
 """Where everything of a directory store stands, and how its parts are named.
 
-DIR/blockreplica-store            this folder is a store
-DIR/NAME/replica                  identity: relationship, block size, checksum seed, disks
-DIR/NAME/state, state.copy        the newest recovery point; replacing `state` is the commit
+DIR/blockreplica-store, .copy     this folder is a store
+DIR/NAME/replica, .copy           identity: relationship, block size, checksum seed, disks
+DIR/NAME/state, .copy             the newest recovery point; replacing `state` is the commit
 DIR/NAME/INCOMPLETE               a movement has begun: `disk.img` alone may be a mixture (rule 19)
 DIR/NAME/lock                     held by whoever writes
 DIR/NAME/points/000017            a recovery point's record
@@ -71,11 +71,6 @@ class ReplicaLayout:
     def state(self) -> Path:
         """The newest point."""
         return self.folder / "state"
-
-    @property
-    def state_copy(self) -> Path:
-        """The same again, for when `state` is damaged; perhaps one point older."""
-        return self.folder / "state.copy"
 
     @property
     def incomplete(self) -> Path:

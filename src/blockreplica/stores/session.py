@@ -16,6 +16,7 @@ from ..manifest import LIMIT as RECORD_LIMIT
 from ..manifest import DiskProgress, PendingRecord, PointRecord, ReplicaRecord, StateRecord, chained, decode, encode
 from .disk import DiskWriter
 from .layout import ReplicaLayout
+from .records import write_record
 
 
 def read_pending(layout: ReplicaLayout, state: StateRecord, files: Files) -> PendingRecord | None:
@@ -120,6 +121,4 @@ class Session:
 
 def write_state(layout: ReplicaLayout, state: StateRecord, files: Files) -> None:
     """Replace the state record (the commit), then its copy."""
-    data = encode("state", state)
-    files.write_durably(layout.state, data)
-    files.write_durably(layout.state_copy, data)
+    write_record("state", state, layout.state, files, copy_first=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .group import cut_together
 from .image import TrackedImage, track
-from .source import ImageSource
+from .source import ImageSource, require_image
 from .types import Cut, EpochRecord, Identity, TrackingStatus
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "TrackedImage",
     "TrackingStatus",
     "cut_together",
+    "require_image",
     "track",
 ]

@@ -26,6 +26,10 @@ _TRIES, _PAUSE_S = 200, 0.025
 Cursors = dict[UUID, int]
 
 
+class _NewerError(TrackingError):
+    """Not damaged."""
+
+
 def read_cursors(names: Names, tracking_id: UUID, files: Files) -> Cursors:
     """The cursors of this tracking UUID; none when there is no file. Raises TrackingError for a damaged one."""
     try:
@@ -38,11 +42,14 @@ def read_cursors(names: Names, tracking_id: UUID, files: Files) -> Cursors:
 def change_cursors(names: Names, tracking_id: UUID, files: Files, change: Callable[[Cursors], object]) -> None:
     """Change the cursors durably, one process at a time, then let go of what all of them have passed.
 
-    A damaged file is replaced: its relationships, unknown now, find their epochs gone and compare.
+    A damaged file is replaced: its relationships, unknown now, find their epochs gone and compare. TrackingError for a
+    newer version's, which is left as it is.
     """
     with _locked(names, files) as file:
         try:
             cursors = _parse(names, file.pread(LIMIT, 0), tracking_id)
+        except _NewerError:
+            raise
         except FormatError:
             cursors = {}
         had = bool(cursors)
@@ -103,7 +110,9 @@ def _parse(names: Names, raw: bytes, tracking_id: UUID) -> Cursors:
             return {UUID(name): int(epoch) for name, epoch in content["cursors"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrackingError.at(names.cursors, 0, "cursors", wanted="a JSON record", got=repr(error)) from None
-    raise TrackingError.at(names.cursors, 0, "version", wanted=VERSION, got=version)
+    newer = isinstance(version, int) and version > VERSION
+    kind, hint = (_NewerError, "a newer blockreplica wrote it: use that one") if newer else (TrackingError, "")
+    raise kind.at(names.cursors, 0, "version", wanted=VERSION, got=version, hint=hint)
 
 
 def _locked(names: Names, files: Files) -> File:

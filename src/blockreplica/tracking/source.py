@@ -7,6 +7,7 @@ is settled first, under the tracker's lock, and that ends the epoch with what ca
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,15 @@ from typing import Literal
 from uuid import UUID
 
 from ..bitmap import DirtyBitmap
-from ..errors import BlockReplicaError, BusyError, FormatError, NotFoundError, StorageError
+from ..errors import (
+    BlockReplicaError,
+    BusyError,
+    FormatError,
+    NotFoundError,
+    RefusedError,
+    StorageError,
+    translated,
+)
 from ..files import FILES, File, Files
 from ..hrl import Header
 from .control import Control, GoneError
@@ -31,6 +40,15 @@ _COARSE = 5  # CLOCK_REALTIME_COARSE: the clock that stamps files
 EPOCHS = 100_000
 
 
+def require_image(path: Path) -> os.stat_result:
+    """What the system says of an image. RefusedError for anything that is no image, without opening it."""
+    with translated(path, "opening"):
+        info = os.stat(path)
+    if not (stat.S_ISREG(info.st_mode) or stat.S_ISBLK(info.st_mode)):
+        raise RefusedError(f"{path}: is no disk image; wanted a regular file or a block device")
+    return info
+
+
 class ImageSource:
     """One image as a sync's source. `state` is how it was found, at `open` or at the latest cut."""
 
@@ -41,8 +59,9 @@ class ImageSource:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, files: Files = FILES) -> ImageSource:
-        """Look at an image. NotFoundError: there is none."""
+        """Look at an image. NotFoundError: there is none; RefusedError: it is neither a file nor a block device."""
         names = Names.of(Path(path))
+        require_image(names.image)
         files.open(names.image).close()
         source = cls(names, files)
         source.state = source._look()
