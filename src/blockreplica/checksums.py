@@ -132,6 +132,10 @@ class ChecksumTable:
         self._pages.clear()
         self._changed.clear()
 
+    def missing(self, blocks: int) -> range:
+        """The pages of a table of `blocks` entries that the file ends before."""
+        return range(self.file.size() // PAGE_SIZE, -(-blocks // PAGE_ENTRIES))
+
     def resize(self, blocks: int) -> None:
         """Let the table end behind `blocks` entries."""
         self.flush()

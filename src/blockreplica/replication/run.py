@@ -21,7 +21,7 @@ from ..errors import (
     LogError,
     NotConvergingError,
     NotFoundError,
-    StateError,
+    StorageError,
     TableError,
 )
 from ..extents import Extent
@@ -76,7 +76,6 @@ def sync(
         movement = _Movement(replica, sources, settings, progress, files, clock, now)
         point = movement.run()
         warnings = movement.acknowledge(point)
-        replica.prune(settings.keep)
     tally = movement.tally
     return SyncResult(
         action=point.action, reason=point.reason, point=point.id, kind=point.kind, bytes_scanned=tally.scanned,
@@ -136,16 +135,33 @@ class _Movement:
                 disk.source.set_cursor(self._id, disk.begin.epoch)
             except BlockReplicaError as error:
                 warnings.append(f"the logs are kept: {error}")
+        try:
+            self._replica.prune(self._settings.keep)
+        except BlockReplicaError as error:  # the point stands: nothing that follows may deny it
+            warnings.append(f"older points are kept: {error}")
         return warnings
 
     def _plan(self, session: Session, decisions: Sequence[Decision]) -> Plan:
         if session.first:
             return Plan("initial", "the first replication", seeded=self._settings.seed is not None)
+        resized = self._resized(session)
         if self._settings.resync:
-            return asked_for(deep=self._settings.deep)
+            return asked_for(deep=self._settings.deep or bool(resized))
+        if resized:
+            return Plan("resync", resized, deep=True)
         if self._last is None:
             return Plan("resync", f"nothing is known of the newest point: {self._lost}")
         return planned(decisions, session.pending.movement if session.pending else "")
+
+    def _resized(self, session: Session) -> str:
+        """Why the replica's images can't be trusted, when they are not of the newest point's sizes."""
+        if session.pending is not None or self._last is None:
+            return ""
+        for disk, writer in zip(self._last.disks, session.disks, strict=True):
+            size = writer.image.size()
+            if size != disk.size:
+                return f"{writer.image.path} has {size} bytes, the newest point {disk.size}: the replica was damaged"
+        return ""
 
     def _decisions(self) -> list[Decision]:
         return [decide(self._view(disk)) for disk in self._disks] if self._last else []
@@ -210,8 +226,8 @@ class _Movement:
         if copies and not proved:
             writer.reset()
         elif writer.image.size() != disk.size:
-            writer.heal()
-        writer.resize(disk.size, proved=plan.deep)
+            writer.truth.heal()
+        writer.resize(disk.size, doubted=plan.deep)
         # A seed that was taken over by a session that died is not known to be what the table says.
         deep = plan.deep or (plan.seeded and session.pending is not None)
         return Pass(
@@ -354,7 +370,7 @@ def _newest(replica: Replica) -> tuple[PointRecord | None, str]:
     """The newest point; when its record is damaged, what is wrong with it."""
     try:
         return replica.newest(), ""
-    except (StateError, NotFoundError) as error:
+    except (FormatError, NotFoundError, StorageError) as error:
         return None, str(error)
 
 

@@ -8,12 +8,13 @@ is ever needed to read.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checksums import ENTRY_SIZE, PAGE_ENTRIES, ChecksumTable, proved
+from ..checksums import ENTRY_SIZE, PAGE_ENTRIES, ChecksumTable, block_count, proved
 from ..errors import DamageError, NotFoundError
 from ..extents import Extent
 from ..files import File, Files
@@ -43,8 +44,12 @@ class PointReader:
         self.block_size = record.block_size
         self.seed = record.seed
         self._layout, self._files, self._epoch, self._lease = layout, files, point.epoch, lease
-        self.image = files.open(layout.image)
-        self._table_file = files.open(layout.table)
+        self.image = self._opened(layout.image)
+        try:
+            self._table_file = self._opened(layout.table)
+        except BaseException:
+            self.image.close()
+            raise
         self._table = ChecksumTable(self._table_file, table_key(record.relationship, index))
         self._indexes: list[UndoIndex] = []
         self._logs: dict[int, File] = {}
@@ -137,13 +142,25 @@ class PointReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _opened(self, path: Path) -> File:
+        try:
+            return self._files.open(path)
+        except NotFoundError:
+            raise DamageError(f"{path}: is missing; only what undo logs hold of the replica is left") from None
+
     def _read_table(self, first: int, count: int) -> tuple[bytearray, list[range]]:
+        """The table's entries, and the block ranges, each within one page, of which it is damaged or ends before."""
         entries, unknown = self._table.read(first, count)
         for _ in range(_TABLE_TRIES):
             if not unknown:
                 break
             entries, unknown = self._table.read(first, count)
-        return entries, unknown
+        bad = {blocks.start: blocks for blocks in unknown}
+        for page in self._table.missing(block_count(self.image.size(), self.block_size)):
+            blocks = range(max(first, page * PAGE_ENTRIES), min(first + count, (page + 1) * PAGE_ENTRIES))
+            if blocks:
+                bad[blocks.start] = blocks
+        return entries, [*bad.values()]
 
     def _refresh(self) -> None:
         """See every index there is by now: each epoch after the first has one, so the first gap is the end."""

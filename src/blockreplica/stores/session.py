@@ -73,7 +73,7 @@ class Session:
             self.pending, self._marked = None, False  # the mark is made again: it must name what is half done
         for disk in self.disks:
             if heal:
-                disk.heal()
+                disk.truth.heal()
             disk.settle()
 
     def checkpoint(self, progress: list[DiskProgress]) -> None:

@@ -198,9 +198,8 @@ class UndoIndex:
             return int(np.searchsorted(held["offset"], np.uint64(wanted)))
         low, high = 0, count
         while low < high:
-            middle = (low + high) // 2
-            raw = self._file.pread(8, HEADER.size + 32 * (base + middle))
-            if int.from_bytes(raw, "little") < wanted:
+            middle = (low + high) // 2  # each row checked: a flipped bit here would hide rows that are right
+            if int(self._rows(base + middle, base + middle + 1)["offset"][0]) < wanted:
                 low = middle + 1
             else:
                 high = middle
