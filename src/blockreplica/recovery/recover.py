@@ -18,6 +18,7 @@ from ..stores.point_reader import DAMAGED, LOST, TRUSTED
 
 WINDOW_BLOCKS = PAGE_ENTRIES * 8
 READ_BYTES = 8 << 20
+GRANULE = 4096
 RIGHT, WRONG, UNKNOWN = 0, 1, 2
 
 
@@ -84,36 +85,59 @@ def read_checked(reader: PointReader, offset: int, length: int) -> bytes:
 
 
 def copy_window(reader: PointReader, target: File, window: Extent) -> bytearray:
-    """Write one window of the point to `target` (which holds nothing there) and return its checksums."""
-    block_size, seed = reader.block_size, reader.seed
+    """Write one window of the point to `target` (which holds nothing there) and return its checksums.
+
+    What no undo log names is copied from the newest content; the rest is put together in memory. A sync may overwrite
+    more of it meanwhile: what is named only after the copy is done again.
+    """
+    block_size = reader.block_size
     table = bytearray(block_count(window.length, block_size) * ENTRY_SIZE)
+    named = _blocks_of(reader.undone(window), window, block_size)
     try:
-        target.copy_from(reader.image, window.offset, window.length, block_size, table, seed=seed, punch=False)
-        again = _blocks_of(reader.undone(window), window, block_size)
+        for run in _between(named, window):
+            data = reader.image.next_data(run.offset)
+            if data is None or data >= run.end:
+                continue  # a hole, whose checksums are zeros
+            at = (run.offset - window.offset) // block_size * ENTRY_SIZE
+            entries = memoryview(table)[at : at + block_count(run.length, block_size) * ENTRY_SIZE]
+            target.copy_from(reader.image, run.offset, run.length, block_size, entries, seed=reader.seed, punch=False)
     except StorageError:  # the newest disk is smaller than the point: what is missing stands in the undo logs
-        again = [window]
-    for extent in again:
-        for piece in windows(extent.end, max(READ_BYTES, block_size), start=extent.offset):
-            content = bytearray(piece.length)
-            reader.pread_into(content, piece.offset)
-            target.pwrite(content, piece.offset)
-            target_zeros(target, content, piece.offset)
-            at = (piece.offset - window.offset) // block_size * ENTRY_SIZE
-            entries = memoryview(table)[at : at + block_count(piece.length, block_size) * ENTRY_SIZE]
-            kernels.checksum_buffer(content, block_size, entries, seed=seed)
+        _compose(reader, target, window, [window], table, fresh=False)
+        return table
+    _compose(reader, target, window, named, table, fresh=True)
+    late = _blocks_of(reader.undone(window), window, block_size)
+    if late != named:
+        _compose(reader, target, window, late, table, fresh=False)
     return table
 
 
-def target_zeros(target: File, content: bytearray, offset: int) -> None:
-    """Punch holes where granules of what was just written are zero."""
-    count = -(-len(content) // 4096)
-    bits = bytearray(count // 8 + 1)
-    if not kernels.find_zeros(content, 4096, bits):
-        return
+def _compose(
+    reader: PointReader, target: File, window: Extent, runs: list[Extent], table: bytearray, *, fresh: bool
+) -> None:
+    """Write blocks of the point, and their checksums into `table`. `fresh`: `target` has nothing but holes there."""
+    for run in runs:
+        for piece in windows(run.end, max(READ_BYTES, reader.block_size), start=run.offset):
+            content = bytearray(piece.length)
+            reader.pread_into(content, piece.offset)
+            _write_sparse(target, content, piece.offset, fresh=fresh)
+            at = (piece.offset - window.offset) // reader.block_size * ENTRY_SIZE
+            entries = memoryview(table)[at : at + block_count(piece.length, reader.block_size) * ENTRY_SIZE]
+            kernels.checksum_buffer(content, reader.block_size, entries, seed=reader.seed)
+
+
+def _write_sparse(target: File, content: bytearray, offset: int, *, fresh: bool) -> None:
+    """Write `content`, granules of zeros as holes."""
+    count, view = -(-len(content) // GRANULE), memoryview(content)
+    zeros = bytearray(count // 8 + 1)
+    kernels.find_zeros(content, GRANULE, zeros)
     at = 0
-    while (run := kernels.bitmap_next(bits, at, count)) is not None:
-        start, at = run[0] * 4096, run[0] + run[1]
-        target.zero(offset + start, min(run[1] * 4096, len(content) - start))
+    while at < count:
+        run = kernels.bitmap_next(zeros, at, count) or (count, 0)
+        if run[0] > at:
+            target.pwrite(view[at * GRANULE : run[0] * GRANULE], offset + at * GRANULE)
+        start, at = run[0] * GRANULE, run[0] + run[1]
+        if run[1] and not fresh:
+            target.zero(offset + start, min(run[1] * GRANULE, len(content) - start))
 
 
 def judge(reader: PointReader, window: Extent, table: bytearray) -> NDArray[np.uint8]:
@@ -137,6 +161,12 @@ def places(reader: PointReader, window: Extent, which: NDArray[np.bool_]) -> lis
     return [
         Extent(int(block) * reader.block_size + window.offset, reader.block_size) for block in np.flatnonzero(which)
     ]
+
+
+def _between(runs: list[Extent], window: Extent) -> list[Extent]:
+    """What of a window no run covers."""
+    edges = [window.offset, *(edge for run in runs for edge in (run.offset, run.end)), window.end]
+    return [Extent(low, high - low) for low, high in zip(edges[::2], edges[1::2], strict=True) if low < high]
 
 
 def _blocks_of(extents: list[Extent], window: Extent, block_size: int) -> list[Extent]:

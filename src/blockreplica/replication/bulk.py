@@ -7,7 +7,7 @@ done is made durable and noted, so that an interruption resumes there.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,16 @@ from .result import Tally
 WINDOW_PAGES = 8
 CHECKPOINT_SECONDS = 3.0
 PROBE_BYTES = 1 << 20
+WINDOWS_A_BATCH = 4096
 Rows = NDArray[Any]
 
 
 @dataclass(slots=True)
 class Pass:
-    """One disk's way through its image. `copies`: nothing behind `done` in the replica is trusted, all is copied."""
+    """One disk's way through its image. `copies`: nothing behind `done` in the replica is trusted, all is copied.
+
+    What differs is gathered over windows, and sent when there is enough of it, or at `send`.
+    """
 
     source: File
     disk: DiskWriter
@@ -39,6 +43,8 @@ class Pass:
     deep: bool = False
     copies: bool = False
     done: int = 0
+    found: list[Rows] = field(default_factory=list)
+    found_bytes: int = 0
 
     def step(self, window: Extent, tally: Tally) -> None:
         """Bring one window up to what the source holds now."""
@@ -48,7 +54,17 @@ class Pass:
             return
         rows, scanned = self.disk.differing(self.source, window, deep=self.deep)
         tally.add(scanned=scanned)
-        copy_rows(self.source, self.disk, rows, tally)
+        self.found.append(rows)
+        self.found_bytes += int(rows["length"].sum())
+        if self.found_bytes >= BATCH_BYTES or len(self.found) >= WINDOWS_A_BATCH:
+            self.send(tally)
+
+    def send(self, tally: Tally) -> None:
+        """Send what was found to differ."""
+        if self.found:
+            rows = np.concatenate(self.found)
+            self.found, self.found_bytes = [], 0
+            copy_rows(self.source, self.disk, rows, tally)
 
     def _copied(self, window: Extent) -> int:
         try:
@@ -98,5 +114,7 @@ def run_passes(
             one.done = window.end
             progress.advance(window.length)
             if clock() - noted >= CHECKPOINT_SECONDS:
+                one.send(tally)
                 checkpoint()
                 noted = clock()
+        one.send(tally)

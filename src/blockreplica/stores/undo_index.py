@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -38,6 +39,7 @@ CHECKSUM = np.dtype([("block", "<u8"), ("checksum", "V16"), *_TAIL])
 assert ROW.itemsize == CHECKSUM.itemsize == 32
 DATA, ZEROS, KNOWN, UNKNOWN = 1, 2, 3, 4
 OPEN = (1 << 64) - 1
+HELD_ROWS = 1024
 Rows = NDArray[Any]
 
 
@@ -76,6 +78,15 @@ def sorted_file(log_id: UUID, rows: Rows) -> bytes:
     return header(log_id, len(extents), len(checksums)) + extents.tobytes() + checksums.tobytes()
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """Rows of a final index, with all whose first field lies in [start, end) and the one before them."""
+
+    start: int
+    end: int
+    rows: Rows
+
+
 class UndoIndex:
     """A reader's view of one index, which may still be growing; `refresh` before each look."""
 
@@ -109,6 +120,7 @@ class UndoIndex:
         size = self._file.size()
         if not self.growing and size != HEADER.size + 32 * (extents + checksums):
             raise StateError.at(self.path, 32, "undo index", wanted=f"{extents}+{checksums} rows", got=f"{size} bytes")
+        self._held = [_Held(1, 0, np.zeros(0, ROW))] * 2
         self._loaded = np.zeros(0, ROW)
         self._torn = -1  # rows in the file when a torn one was met
         self._extents = np.zeros(0, ROW)
@@ -153,17 +165,14 @@ class UndoIndex:
 
     def extents(self, start: int, end: int) -> Rows:
         """The extent rows that overlap disk bytes [start, end), sorted by offset."""
-        low = self._bisect(start + 1, 0, self._extent_count)
-        high = self._bisect(end, 0, self._extent_count)
-        rows = self._slice(max(low - 1, 0), high, self._extents, 0)
-        inside: Rows = rows[rows["offset"] + rows["length"] > start]
+        rows = self._near(0, start + 1, end)
+        inside: Rows = rows[(rows["offset"] + rows["length"] > start) & (rows["offset"] < end)]
         return inside
 
     def checksums(self, first: int, end: int) -> Rows:
         """The checksum rows of blocks [first, end), as CHECKSUM records sorted by block."""
-        base, count = self._extent_count, self._checksum_count
-        low, high = self._bisect(first, base, count), self._bisect(end, base, count)
-        return self._slice(low, high, self._checksums, base).view(CHECKSUM)
+        rows = self._near(1, first, end)
+        return rows[(rows["offset"] >= first) & (rows["offset"] < end)].view(CHECKSUM)
 
     def all_rows(self) -> Rows:
         """Every row of both sorts, checked."""
@@ -186,16 +195,24 @@ class UndoIndex:
                               "points before this epoch can't be read where it names blocks")  # fmt: skip
         return rows
 
-    def _slice(self, low: int, high: int, held: Rows, base: int) -> Rows:
-        if high <= low:
-            return np.zeros(0, ROW)
-        return held[low:high] if self.growing else self._rows(base + low, base + high)
+    def _near(self, sort: int, start: int, end: int) -> Rows:
+        """The rows of one sort whose first field lies in [start, end), some before and behind them; and always the
+        one before. Whoever goes through the disk finds most of them in memory."""
+        if self.growing:
+            return _around((self._extents, self._checksums)[sort], start, end)
+        held = self._held[sort]
+        if not (held.start <= start and end <= held.end):
+            base, count = (0, self._extent_count) if sort == 0 else (self._extent_count, self._checksum_count)
+            low = max(self._bisect(start, base, count) - 1, 0)
+            rows = self._rows(base + low, base + min(count, low + HELD_ROWS))
+            reach = OPEN if low + len(rows) == count else int(rows["offset"][-1])
+            held = self._held[sort] = _Held(start, reach, rows)
+            if end > reach:
+                return self._rows(base + low, base + self._bisect(end, base, count))
+        return _around(held.rows, start, end)
 
     def _bisect(self, wanted: int, base: int, count: int) -> int:
-        """How many of the `count` rows from row `base` on have a first field below `wanted`."""
-        if self.growing:
-            held = self._extents if base == 0 and count == len(self._extents) else self._checksums
-            return int(np.searchsorted(held["offset"], np.uint64(wanted)))
+        """How many of the `count` rows from row `base` of the file on have a first field below `wanted`."""
         low, high = 0, count
         while low < high:
             middle = (low + high) // 2  # each row checked: a flipped bit here would hide rows that are right
@@ -204,6 +221,11 @@ class UndoIndex:
             else:
                 high = middle
         return low
+
+
+def _around(rows: Rows, start: int, end: int) -> Rows:
+    low, high = np.searchsorted(rows["offset"], np.array([start, end], np.uint64)).tolist()
+    return rows[max(low - 1, 0) : high]
 
 
 def log_rows(path: Path, *, files: Files) -> tuple[UUID, Rows]:
