@@ -40,12 +40,12 @@ def faster(work: str, wanted: float, slow: Series, fast: Series) -> Goal:
 
 def print_series(title: str, results: dict[str, Series]) -> None:
     """A race, a line a contestant."""
-    print(f"\n{title}\n{'':28} {'median s':>9} {'fastest':>9} {'slowest':>9} {'CPU s':>9} {'peak MiB':>9}")
-    for series in results.values():
+    print(f"\n{title}\n{'':34} {'median s':>9} {'fastest':>9} {'slowest':>9} {'CPU s':>9} {'peak MiB':>9}")
+    for name, series in results.items():
         seconds = [run.seconds for run in series.runs]
         cpu = sum(run.cpu for run in series.runs) / len(series.runs)
         times = f"{series.seconds:9.3f} {min(seconds):9.3f} {max(seconds):9.3f} {cpu:9.3f}"
-        print(f"{series.name:28} {times} {series.peak / MIB:9.0f}")
+        print(f"{name:34} {times} {series.peak / MIB:9.0f}")
 
 
 def print_goals(goals: list[Goal]) -> None:
