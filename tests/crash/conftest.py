@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from crash.scene import Scene
+
 MEMORY, ROOM = Path("/dev/shm"), 256 << 20
 
 
@@ -29,3 +31,9 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a catalog of this test's own."""
     monkeypatch.setenv("BLOCKREPLICA_STATE", str(tmp_path / "state"))
     return tmp_path / "state"
+
+
+@pytest.fixture
+def scene(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Scene:
+    """A tracked image with three points."""
+    return Scene(tmp_path, capsys)
