@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
+_AGAIN = 4 << 20
+
+
 class File:
     """An open file. Offsets and lengths in bytes; every OSError leaves as a typed error naming the path."""
 
@@ -94,6 +97,13 @@ class File:
         """Grow (with a hole) or shrink the file to `size` bytes."""
         with translated(self.path, f"resizing to {size} bytes"):
             os.ftruncate(self._fd, size)
+
+    def write_again(self) -> None:
+        """Write all that the file reads as once more. After an fsync that failed, pages read as what was written, are
+        not on the disk, and are no longer known to be missing there: only what is written again is made durable."""
+        end = self.size()
+        for at in range(0, end, _AGAIN):
+            self.pwrite(self.pread(min(_AGAIN, end - at), at), at)
 
     def sync(self) -> None:
         """fdatasync. When it fails, nothing written since the last success counts as durable, for good."""

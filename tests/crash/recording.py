@@ -22,7 +22,7 @@ SECTOR = 512
 
 @dataclass(slots=True)
 class Op:
-    """One change: `what` is write, zero, truncate, sync, create, rename, unlink, mkdir, rmdir or syncdir."""
+    """One change: `what` is write, zero, truncate, sync, lost, create, rename, unlink, mkdir, rmdir or syncdir."""
 
     what: str
     inode: int = 0
@@ -174,6 +174,8 @@ class PowerCut:
             for waiting in inode.waiting:
                 _do(inode.durable, waiting)
             inode.waiting.clear()
+        elif op.what == "lost":  # a failed fsync: what waited reads as written for as long as the system runs
+            self._inodes[op.inode].waiting.clear()
         elif op.what == "syncdir":
             for move in self._moves.pop(op.path, []):
                 self._move(self._names, self._folders, move)

@@ -91,11 +91,11 @@ def block_rows(blocks: Array, block_size: int) -> Array:
 
 def blend(
     rows: Array, data: memoryview, blocks: Array, old: memoryview, new: memoryview, *,
-    block_size: int, size: int, seed: int,
+    block_size: int, size: int, seed: int, again: bool = False,
 ) -> Blend:  # fmt: skip
     """Lay `rows` of `data` over the `old` content of `blocks` (whole blocks, zeros behind the disk's `size`).
 
-    `new` is room for as much again; nothing of the result lies in either.
+    `new` is room for as much again; nothing of the result lies in either. With `again` every granule counts as changed.
     """
     new[:] = old
     at = np.searchsorted(blocks, (rows["offset"] // block_size).astype(np.int64)) * block_size
@@ -106,8 +106,10 @@ def blend(
     bits = bytearray(-(-granule_count // 8))
     kernels.compare_buffers(old, new, GRANULE, bits)
     dirty = np.unpackbits(np.frombuffer(bits, np.uint8), count=granule_count, bitorder="little")
-    where = np.flatnonzero(dirty)
     each = block_size // GRANULE
+    if again:
+        dirty = ((blocks[:, None] * each + np.arange(each)).reshape(-1) * GRANULE < size).astype(np.uint8)
+    where = np.flatnonzero(dirty)
     owners = distinct(where // each)
     return Blend(
         granules=blocks[where // each] * each + where % each,

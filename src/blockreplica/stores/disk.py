@@ -66,20 +66,25 @@ class DiskWriter:
         )
         self._undo: UndoWriter | None = None
         self._stale = self.image.size() > 0
+        self._again = False  # nothing tells what an interrupted first copy has written: all is written again
         self._stage: list[Blend] = []
         self._staged_blocks: set[int] = set()
         self._staged_bytes = 0
 
-    def settle(self) -> None:
+    def settle(self, *, resumed: bool) -> None:
         """Take up what an interrupted movement left: the undo log, and true table entries for all that it names.
 
-        For all, whatever was made durable since: a block that was overwritten twice has left no second row.
+        For all, whatever was made durable since: a block that was overwritten twice has left no second row. What it
+        wrote is written again: an fsync may have failed, and then it only reads as if it were on the disk.
         TableError when a page of them is bad, or the table ends too early: `truth.heal` first, and resynchronize.
         """
+        self._again = resumed and not self._history
         if self._history:
             self.truth.require_whole()
         if not self._history or not self._files.exists(self._layout.undo_index(self._epoch)):
             return
+        for granules in self._open_undo().overwritten():
+            self._write_again(granules)
         blocks, count = self._open_undo().touched(), self.truth.blocks()
         self.truth.sum_again(blocks[blocks < count])
         self.table.resize(count)
@@ -98,7 +103,7 @@ class DiskWriter:
                 self.flush()
             plan = blend(
                 batch, data, blocks, self.truth.content(blocks), self.truth.room(1, len(blocks)),
-                block_size=self._block_size, size=self.image.size(), seed=self._seed,
+                block_size=self._block_size, size=self.image.size(), seed=self._seed, again=self._again,
             )  # fmt: skip
             self._check(blocks, plan, proved=proved, doubted=doubted)
             if len(plan.granules):
@@ -273,6 +278,15 @@ class DiskWriter:
             return
         entries = self.table.entries(blocks.tolist())
         self._open_undo().save(granules, old, blocks, entries, self.truth.known(blocks))
+
+    def _write_again(self, granules: Array) -> None:
+        granules = granules[granules * GRANULE < self.image.size()]
+        if not len(granules):
+            return
+        self._begin()
+        content = bytearray(len(granules) * GRANULE)
+        self.image.read_extents(granule_rows(granules), content)
+        self._write_granules(granules, np.frombuffer(content, np.uint8).reshape(-1, GRANULE))
 
     def _write_granules(self, granules: Array, content: Array) -> None:
         zero, size = zero_mask(content), self.image.size()

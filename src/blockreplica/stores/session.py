@@ -68,13 +68,13 @@ class Session:
 
         A movement of another name starts from what is there, but without the earlier one's progress.
         """
-        self._movement = movement
+        self._movement, resumed = movement, self.pending is not None
         if self.pending is not None and self.pending.movement != movement:
             self.pending, self._marked = None, False  # the mark is made again: it must name what is half done
         for disk in self.disks:
             if heal:
                 disk.truth.heal()
-            disk.settle()
+            disk.settle(resumed=resumed)
 
     def checkpoint(self, progress: list[DiskProgress]) -> None:
         """Make everything so far durable, then note how far it is, so that an interruption resumes here."""

@@ -7,6 +7,8 @@ leave: a log without its end, rows of the index missing or torn; `resume` brings
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checksums import ENTRY_SIZE
-from ..errors import FormatError, NotFoundError
+from ..errors import DamageError, FormatError, NotFoundError
 from ..files import File, Files
-from ..hrl import ENTRY, LogWriter
+from ..hrl import ENTRY, LogReader, LogWriter
 from . import undo_index
 from .blend import granule_rows, zero_mask
 from .layout import GRANULE, DiskLayout
@@ -24,6 +26,7 @@ from .seen import SeenSet
 from .undo_index import CHECKSUM, DATA, HEADER, KNOWN, ROW, UNKNOWN, ZEROS
 
 UNDO_FILE_TYPE = 1
+AGAIN_BYTES = 4 << 20
 Array = NDArray[Any]
 
 
@@ -82,6 +85,14 @@ class UndoWriter:
         ]
         return np.unique(np.concatenate([checksums, *ranges]))
 
+    def overwritten(self) -> Iterator[Array]:
+        """The granules that earlier, interrupted sessions may have overwritten, ascending, in batches."""
+        extents = np.sort(self._resumed[self._resumed["kind"] <= ZEROS], order="offset")
+        for offset, length in extents[["offset", "length"]].tolist():
+            for start in range(offset, offset + length, AGAIN_BYTES):
+                stop = min(start + AGAIN_BYTES, offset + length)
+                yield np.arange(start // GRANULE, -(-stop // GRANULE), dtype=np.int64)
+
     def finish(self) -> None:
         """Seal the log and put the sorted index in the place of the growing one."""
         self.publish()
@@ -119,6 +130,7 @@ class UndoWriter:
         log, index = self._layout.undo_log(self._epoch), self._layout.undo_index(self._epoch)
         _, rows = undo_index.valid_prefix(index, files=self._files)
         try:
+            self._require_whole(log, rows)
             self._log = LogWriter.resume(log, files=self._files)
         except (FormatError, NotFoundError):
             if len(rows):
@@ -126,12 +138,24 @@ class UndoWriter:
             self._files.unlink(log)
             self._create(uuid4())
             return
+        with self._files.open(log, write=True) as file:
+            file.write_again()
         log_id, extents = undo_index.log_rows(log, files=self._files)
         known = rows[(rows["kind"] >= KNOWN) | np.isin(rows["offset"], extents["offset"])]
         missing = extents[~np.isin(extents["offset"], known[known["kind"] <= ZEROS]["offset"])]
         self._resumed = np.concatenate([known, missing])
         self._log.sync()
         self._start_index(log_id, self._resumed)
+
+    def _require_whole(self, log: Path, rows: Array) -> None:
+        """DamageError when before-images that the index names stand behind damage in the log, where `LogWriter.resume`
+        would cut them off. Readers, who go by the index, still have them."""
+        with LogReader.open(log, files=self._files, salvage=True) as reader:
+            data = rows[rows["kind"] == DATA]
+            end = int((data["log_offset"] + data["length"]).max(initial=0))
+            if end > reader.end:
+                raise DamageError(f"{log}: is damaged behind byte {reader.end} while its movement is not finished; "
+                                  "points can be recovered still: do so, then protect into a new store")  # fmt: skip
 
     def _remember(self, rows: Array) -> None:
         if not len(rows):  # np.unique loads numpy.ma, 35 ms of a sync that resumes nothing
