@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -21,7 +23,7 @@ from blockreplica.recovery.recover import recover
 from blockreplica.recovery.verify import verify
 from blockreplica.stores import Replica
 from crash.recording import Unsynced
-from stores.model import RECORD, changed, move, new_replica, open_replica, put
+from stores.model import RECORD, changed, commit, move, new_replica, open_replica, put
 
 SIZE = 9 * 4096 + 700
 UNGUARDED = {"lock"}
@@ -120,3 +122,41 @@ def test_a_flipped_bit_is_never_served_and_is_found_by_verify(tmp_path: Path, ma
             tried += 1
     assert not unseen, "\n".join(unseen[:40])
     assert tried > 100
+
+
+def take_up(folder: Path, writes: list[tuple[int, bytes]]) -> bool:
+    """Finish the interrupted movement, as the next sync would; False for a typed error."""
+    replica = open_replica(folder, files=FILES)
+    try:
+        with replica.locked(), closing(replica.session()) as session:
+            session.start("delta", heal=False)
+            put(session, writes)
+            commit(session)
+    except BlockReplicaError:
+        return False
+    return True
+
+
+def test_an_interrupted_movement_is_never_finished_on_top_of_a_flipped_bit(tmp_path: Path) -> None:
+    seed = int(os.environ.get("BLOCKREPLICA_SEED", "5"))
+    print("seed", seed)
+    store, scratch, rng = tmp_path / "store", tmp_path / "scratch", random.Random(seed)
+    models = interrupted(store, seed)
+    model, writes = changed(random.Random(seed + 1), models["1.3"], writes=5, most=9000)
+    finished = 0
+    for path in sorted(file for file in store.rglob("*") if file.is_file()):
+        for at, bit in flips(path, rng):
+            copied = tmp_path / "copied"
+            shutil.copytree(store, copied)
+            with (copied / path.relative_to(store)).open("r+b") as file:
+                os.pwrite(file.fileno(), bytes([os.pread(file.fileno(), 1, at)[0] ^ 1 << bit]), at)
+            try:
+                done = take_up(copied, writes)
+                finished += done
+                read_points(open_replica(copied, files=FILES), models | ({"1.4": model} if done else {}), scratch)
+            except BlockReplicaError:
+                pass
+            except AssertionError as error:
+                raise AssertionError(f"{path.relative_to(store)} byte {at} bit {bit}: {error}") from error
+            shutil.rmtree(copied)
+    assert finished > 20

@@ -232,7 +232,7 @@ class _Movement:
         deep = plan.deep or (plan.seeded and session.pending is not None)
         return Pass(
             source=stack.enter_context(self._files.open(disk.source.path)), disk=writer, windows=windows,
-            deep=deep, copies=copies, done=held.done if proved else 0,
+            deep=deep, copies=copies, done=held.done if proved and held.done <= writer.unsettled else 0,
         )  # fmt: skip
 
     def _dirty(self, records: Sequence[EpochRecord], size: int) -> list[Extent]:

@@ -10,6 +10,7 @@ undo log names. `settle` computes those entries again from what the image holds;
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -29,6 +30,7 @@ from .blend import (
     Blend,
     batches,
     blend,
+    block_rows,
     granule_rows,
     split_long,
     touched_blocks,
@@ -66,17 +68,22 @@ class DiskWriter:
         )
         self._undo: UndoWriter | None = None
         self._stale = self.image.size() > 0
+        self.unsettled = sys.maxsize
         self._again = False  # nothing tells what an interrupted first copy has written: all is written again
         self._stage: list[Blend] = []
         self._staged_blocks: set[int] = set()
         self._staged_bytes = 0
 
-    def settle(self, *, resumed: bool) -> None:
+    def settle(self, *, resumed: bool, compared: bool, size: int | None) -> None:
         """Take up what an interrupted movement left: the undo log, and true table entries for all that it names.
 
         For all, whatever was made durable since: a block that was overwritten twice has left no second row. What it
         wrote is written again: an fsync may have failed, and then it only reads as if it were on the disk.
         TableError when a page of them is bad, or the table ends too early: `truth.heal` first, and resynchronize.
+
+        A half-written block becomes again what it was at the newest point, where the disk had `size` bytes, and must
+        then match the checksum that it had there: DamageError. But for a movement that will have `compared` it all from
+        byte `unsettled` on: it stays as it is.
         """
         self._again = resumed and not self._history
         if self._history:
@@ -86,7 +93,13 @@ class DiskWriter:
         for granules in self._open_undo().overwritten():
             self._write_again(granules)
         blocks, count = self._open_undo().touched(), self.truth.blocks()
-        self.truth.sum_again(blocks[blocks < count])
+        for some, entries in self.truth.sums(blocks[blocks < count]):
+            wrong = np.flatnonzero(self.truth.wrong(some, entries))
+            for at, block in zip(wrong.tolist(), some[wrong].tolist(), strict=True):
+                self.unsettled = min(self.unsettled, block * self._block_size)
+                if not compared and size is not None:
+                    entries[at] = self._roll_back(block, size, entries[at])
+            self.truth.set(some, entries)
         self.table.resize(count)
 
     def write(self, rows: Array, data: memoryview, *, proved: bool = False, doubted: bool = False) -> int:
@@ -278,6 +291,26 @@ class DiskWriter:
             return
         entries = self.table.entries(blocks.tolist())
         self._open_undo().save(granules, old, blocks, entries, self.truth.known(blocks))
+
+    def _roll_back(self, block: int, size: int, entry: Array) -> Array:
+        """Give a block its content of the newest point back; returns the checksum of what it holds then."""
+        start, content = block * self._block_size, bytearray(self._block_size)
+        self.image.read_extents(block_rows(np.array([block]), self._block_size), content)
+        wanted = self._open_undo().restore(block, content)
+        if wanted is None or start >= size:
+            return entry
+        if self._sum(content, size - start) != wanted:
+            raise self.truth.damage(block)
+        left = self.image.size() - start
+        granules = np.arange(start // GRANULE, -(-(start + min(left, self._block_size)) // GRANULE), dtype=np.int64)
+        held = np.frombuffer(content, np.uint8).reshape(-1, GRANULE)[: len(granules)]
+        self._write_granules(granules, held)
+        return np.frombuffer(self._sum(content, left), np.uint8)
+
+    def _sum(self, content: bytearray, length: int) -> bytes:
+        entry = bytearray(ENTRY_SIZE)
+        kernels.checksum_buffer(memoryview(content)[:length], self._block_size, entry, seed=self._seed)
+        return bytes(entry)
 
     def _write_again(self, granules: Array) -> None:
         granules = granules[granules * GRANULE < self.image.size()]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ..errors import StateError
+from ..errors import FormatError, NotFoundError, StateError
 from ..files import Files
 from ..manifest import LIMIT as RECORD_LIMIT
 from ..manifest import DiskProgress, PendingRecord, PointRecord, ReplicaRecord, StateRecord, chained, decode, encode
@@ -71,10 +71,11 @@ class Session:
         self._movement, resumed = movement, self.pending is not None
         if self.pending is not None and self.pending.movement != movement:
             self.pending, self._marked = None, False  # the mark is made again: it must name what is half done
-        for disk in self.disks:
+        sizes = self._sizes() if resumed else {}
+        for index, disk in enumerate(self.disks):
             if heal:
                 disk.truth.heal()
-            disk.settle(resumed=resumed)
+            disk.settle(resumed=resumed, compared=heal, size=sizes.get(index))
 
     def checkpoint(self, progress: list[DiskProgress]) -> None:
         """Make everything so far durable, then note how far it is, so that an interruption resumes here."""
@@ -103,6 +104,15 @@ class Session:
         for disk in self.disks:
             disk.close()
         self.disks = []
+
+    def _sizes(self) -> dict[int, int]:
+        """The sizes of the disks at the newest point; none when its record is damaged."""
+        path = self._layout.point(self._state.epoch)
+        try:
+            point = decode("point", PointRecord, self._files.read(path, limit=RECORD_LIMIT), path)
+        except (FormatError, NotFoundError):
+            return {}
+        return {disk.index: disk.size for disk in point.disks}
 
     def _mark(self) -> None:
         if not self._marked:

@@ -93,6 +93,19 @@ class UndoWriter:
                 stop = min(start + AGAIN_BYTES, offset + length)
                 yield np.arange(start // GRANULE, -(-stop // GRANULE), dtype=np.int64)
 
+    def restore(self, block: int, content: bytearray) -> bytes | None:
+        """Lay what earlier sessions saved of a block over its `content`; returns the checksum that it had, if known."""
+        start = block * self._granules_a_block * GRANULE
+        rows = self._resumed[self._resumed["kind"] <= ZEROS]
+        rows = rows[(rows["offset"] < start + len(content)) & (rows["offset"] + rows["length"] > start)]
+        with self._files.open(self._layout.undo_log(self._epoch)) as log:
+            for offset, source, length, kind in rows[["offset", "log_offset", "length", "kind"]].tolist():
+                low, high = max(offset, start), min(offset + length, start + len(content))
+                piece = bytes(high - low) if kind == ZEROS else log.pread(high - low, source + low - offset)
+                content[low - start : high - start] = piece
+        sums = self._resumed[(self._resumed["kind"] == KNOWN) & (self._resumed["offset"] == block)].view(CHECKSUM)
+        return bytes(sums["checksum"][0]) if len(sums) else None
+
     def finish(self) -> None:
         """Seal the log and put the sorted index in the place of the growing one."""
         self.publish()
