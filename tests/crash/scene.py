@@ -21,13 +21,15 @@ BLOCK = 4096
 class Scene:
     """A tracked image with three points, keep 10, and what each point holds."""
 
-    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str], *, tracked: bool = True) -> None:
+    def __init__(
+        self, folder: Path, capsys: pytest.CaptureFixture[str], *, tracked: bool = True, store: Path | None = None
+    ) -> None:
         self.folder, self._capsys, self.rng = folder, capsys, random.Random(3)
-        self.image, self.store, self.tracked = folder / "vm.img", folder / "store", tracked
+        self.image, self.store, self.tracked = folder / "vm.img", store or folder / "store", tracked
         self.models: dict[str, bytes] = {}
         self.image.write_bytes(self.rng.randbytes(SIZE // 2) + bytes(SIZE - SIZE // 2))
         self.write()
-        self.cli("protect", self.image, "--to", self.store, "--name", "vm", "--block-size", BLOCK, "--keep", 10)
+        self.cli("protect", self.image, "--to", self.store, "--name", "vm", "--block-size", BLOCK, "--keep", 60)
         self.remember()
         for _ in range(2):
             self.write()
