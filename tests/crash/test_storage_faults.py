@@ -88,7 +88,7 @@ def test_a_read_error_in_the_first_replication_lets_the_same_command_go_on(tmp_p
 @pytest.mark.usefixtures("strace")
 def test_a_read_error_in_the_replica_recovers_nothing_instead_of_something(scene: Scene) -> None:
     target = scene.folder / "wanted.img"
-    with_fault(scene, scene.disk / "disk.img", "pread64:error=EIO:when=1+", "recover", "vm", "--to", target)
+    with_fault(scene, scene.disk / "disk.img", "pread64,preadv2:error=EIO:when=1+", "recover", "vm", "--to", target)
     assert not list(scene.folder.glob("wanted*"))
     scene.right(*ALL)
 
