@@ -13,7 +13,7 @@ SOURCES := src tests benchmarks demo setup.py
 help:
 	@echo "make demo         replicate a real disk image end to end, and let e2fsck judge what is recovered"
 	@echo "make test         all tests (PYTEST_ARGS=...)"
-	@echo "make campaign     the long seeded crash campaigns"
+	@echo "make campaign     the long seeded crash campaigns; BLOCKREPLICA_SEED=... repeats one"
 	@echo "make bench        against rsync, qemu-img and cp (BENCH_ARGS=...); bench-smoke: the same, small"
 	@echo "make kernels      pytest-benchmark suites of the kernels, C against Python"
 	@echo "make lint types format native-test clean"
@@ -26,9 +26,17 @@ test:
 	@tools/bootstrap dev
 	@$(PYTHON) -m pytest $(PYTEST_ARGS)
 
+campaign: export BLOCKREPLICA_SEED ?= $(shell date +%s)
+campaign: export BLOCKREPLICA_CRASH_STATES ?= 3000
+campaign: export BLOCKREPLICA_KILL_SEEDS ?= 40
+campaign: export BLOCKREPLICA_KILL_TIMED ?= 60
+campaign: export BLOCKREPLICA_FLIPS ?= 400
+campaign: export BLOCKREPLICA_MACHINE_EXAMPLES ?= 500
 campaign:
 	@tools/bootstrap dev
+	@echo "BLOCKREPLICA_SEED=$$BLOCKREPLICA_SEED"
 	@$(PYTHON) -m pytest -m campaign $(PYTEST_ARGS)
+	@$(PYTHON) -m pytest tests/crash tests/replication/test_machine.py $(PYTEST_ARGS)
 
 bench:
 	@tools/bootstrap bench
