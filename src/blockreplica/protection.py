@@ -10,6 +10,7 @@ import secrets
 import stat
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -20,7 +21,7 @@ from .manifest import PointRecord, ReplicaDisk, ReplicaRecord, check_name
 from .progress import SILENT, Progress
 from .recovery.recover import read_checked, recover
 from .recovery.verify import VerifyReport, verify
-from .replication import Settings, SyncResult, sync
+from .replication import Settings, SyncResult, TrackedGroup, sync
 from .stores import DirectoryStore, Replica
 from .tracking import ImageSource, require_image
 
@@ -150,14 +151,8 @@ class Relationship:
 
     def _sync(self, settings: Settings, progress: Progress) -> SyncResult:
         replica = self.replica.base
-        sources: list[ImageSource] = []
-        try:
-            for path in self.definition.images:
-                sources.append(ImageSource.open(path, files=self._files))
-            self.last = sync(replica, sources, settings, progress=progress, files=self._files)
-        finally:
-            for source in sources:
-                source.close()
+        with closing(TrackedGroup.open(self.definition.images, self._files)) as group:
+            self.last = sync(replica, group, settings, progress=progress, files=self._files)
         return self.last
 
     def _disk_status(self, index: int, path: Path) -> DiskStatus:

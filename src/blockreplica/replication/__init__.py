@@ -2,5 +2,7 @@
 
 from .result import SyncResult
 from .run import Settings, sync
+from .source import Group, Source
+from .tracked import TrackedGroup
 
-__all__ = ["Settings", "SyncResult", "sync"]
+__all__ = ["Group", "Settings", "Source", "SyncResult", "TrackedGroup", "sync"]

@@ -18,9 +18,9 @@ from ..errors import NoSpaceError, StorageError
 from ..extents import Extent, windows
 from ..files import File
 from ..progress import Progress
-from ..stores.blend import EXTENT
 from ..stores.disk import DiskWriter
 from .delta import BATCH_BYTES, data_batches
+from .logs import packed
 from .result import Tally
 
 WINDOW_PAGES = 8
@@ -91,12 +91,9 @@ def copy_rows(source: File, disk: DiskWriter, rows: Rows, tally: Tally) -> None:
     """Send what the source holds at these extents."""
     buffer = bytearray(min(BATCH_BYTES, int(rows["length"].sum())) if len(rows) else 0)
     for batch in data_batches(rows):
-        lengths = batch["length"].astype(np.int64)
-        extents = np.zeros(len(batch), EXTENT)
-        extents["offset"], extents["length"] = batch["offset"], batch["length"]
-        extents["buffer"] = np.cumsum(lengths) - lengths
+        extents = packed(batch)
         source.read_extents(extents, buffer)
-        tally.add(dirty=int(lengths.sum()), sent=disk.write(extents, memoryview(buffer), proved=True))
+        tally.add(dirty=int(batch["length"].sum()), sent=disk.write(extents, memoryview(buffer), proved=True))
 
 
 def run_passes(

@@ -10,24 +10,24 @@ from numpy.typing import NDArray
 
 from ..extents import Extent
 from ..progress import Progress
-from ..stores.blend import EXTENT
 from ..stores.disk import DiskWriter
-from .logs import WRITE, DeltaLogs
+from .logs import WRITE
 from .result import Tally
+from .source import Delta
 
 BATCH_BYTES = 8 << 20
 Rows = NDArray[Any]
 
 
-def apply_logs(logs: DeltaLogs, disk: DiskWriter, size: int, tally: Tally, progress: Progress) -> None:
-    """Bring what `logs` hold into the disk, which has `size` bytes already."""
+def apply_delta(delta: Delta, disk: DiskWriter, size: int, tally: Tally, progress: Progress) -> None:
+    """Bring a delta into the disk, which has `size` bytes already."""
     buffer = bytearray(BATCH_BYTES)
-    for rows in logs.coalesced(size):
+    for rows in delta.coalesced(size):
         for offset, length in rows[rows["operation"] != WRITE][["offset", "length"]].tolist():
             tally.add(dirty=length, sent=disk.zero(Extent(offset, length)))
             progress.advance(length)
         for batch in data_batches(rows[rows["operation"] == WRITE]):
-            extents = _read(logs, batch, buffer)
+            extents = delta.read(batch, buffer)
             length = int(batch["length"].sum())
             tally.add(dirty=length, sent=disk.write(extents, memoryview(buffer)))
             progress.advance(length)
@@ -57,16 +57,3 @@ def _cut(rows: Rows, limit: int) -> Rows:
             piece["length"] = min(limit, int(row["length"]) - at)
             pieces.append(piece)
     return np.array(pieces, rows.dtype)
-
-
-def _read(logs: DeltaLogs, batch: Rows, buffer: bytearray) -> Rows:
-    lengths = batch["length"].astype(np.int64)
-    extents = np.zeros(len(batch), EXTENT)
-    extents["offset"], extents["length"] = batch["offset"], batch["length"]
-    extents["buffer"] = np.cumsum(lengths) - lengths
-    for number in sorted(set(batch["log"].tolist())):  # np.unique would load numpy.ma, 35 ms
-        mine = batch["log"] == number
-        wanted = extents[mine]
-        wanted["offset"] = batch["source"][mine]
-        logs.logs[number].file.read_extents(wanted, buffer)
-    return extents

@@ -18,7 +18,6 @@ from ..errors import (
     BlockReplicaError,
     DamageError,
     FormatError,
-    LogError,
     NotConvergingError,
     NotFoundError,
     StorageError,
@@ -29,13 +28,13 @@ from ..files import FILES, Files
 from ..manifest import Cursor, DiskProgress, PointDisk, PointRecord, point_id
 from ..progress import SILENT, Progress
 from ..stores import Replica, Session
-from ..tracking import Cut, EpochRecord, ImageSource, cut_together
+from ..tracking import Cut
 from .bulk import Pass, run_passes, whole_windows, window_bytes
-from .decide import SEEDED, Decision, DiskView, Need, Plan, asked_for, decide, follows, planned
-from .delta import apply_logs
-from .dirty import dirty_extents
-from .logs import DeltaLogs, log_damage
+from .decide import SEEDED, Decision, DiskView, Need, Plan, asked_for, decide, planned
+from .delta import apply_delta
+from .logs import DeltaLogs
 from .result import SyncResult, Tally
+from .source import Delta, Group, Source
 
 ROUNDS = 3
 
@@ -54,7 +53,7 @@ class Settings:
 class _Disk:
     """A disk on its way: where its delta begins, and whether it changed under our eyes."""
 
-    source: ImageSource
+    source: Source
     begin: Cursor | None
     cut: Cut | None
     identity: list[int] = field(default_factory=list)
@@ -66,14 +65,14 @@ class _Disk:
 
 
 def sync(
-    replica: Replica, sources: Sequence[ImageSource], settings: Settings, *,
+    replica: Replica, group: Group, settings: Settings, *,
     progress: Progress = SILENT, files: Files = FILES, clock: Callable[[], float] = time.monotonic,
     now: Callable[[], float] = time.time,
 ) -> SyncResult:  # fmt: skip
-    """Bring the replica to a new recovery point of all `sources`, cut together; returns what was done."""
+    """Bring the replica to a new recovery point of all disks of `group`, cut together; returns what was done."""
     started = clock()
     with replica.locked():
-        movement = _Movement(replica, sources, settings, progress, files, clock, now)
+        movement = _Movement(replica, group, settings, progress, files, clock, now)
         point = movement.run()
         warnings = movement.acknowledge(point)
     tally = movement.tally
@@ -86,19 +85,18 @@ def sync(
 
 class _Movement:
     def __init__(
-        self, replica: Replica, sources: Sequence[ImageSource], settings: Settings, progress: Progress,
+        self, replica: Replica, group: Group, settings: Settings, progress: Progress,
         files: Files, clock: Callable[[], float], now: Callable[[], float],
     ) -> None:  # fmt: skip
-        self._replica, self._sources, self._settings = replica, sources, settings
+        self._replica, self._group, self._settings = replica, group, settings
         self._progress, self._files, self._clock, self._now = progress, files, clock, now
         self.tally = Tally()
-        self._checked: set[Path] = set()
         self._id = UUID(replica.record.relationship)
         self._warnings: list[str] = []
         self._last, self._lost = _newest(replica)
-        cursors = [disk.cursor for disk in self._last.disks] if self._last else [None] * len(sources)
-        cuts = cut_together(sources)
-        self._disks = [_Disk(source, cursor, cut) for source, cursor, cut in zip(sources, cursors, cuts, strict=True)]
+        cursors = [disk.cursor for disk in self._last.disks] if self._last else [None] * len(group.sources)
+        cuts = group.cut()
+        self._disks = [_Disk(*each) for each in zip(group.sources, cursors, cuts, strict=True)]
 
     def run(self) -> PointRecord:
         """Decide and move. A bad table page turns a delta into a resync, a damaged block anything into a deep one."""
@@ -124,15 +122,14 @@ class _Movement:
         """Rule 2: dirt is let go of only after the commit *and* an fsync of the image begun after the cut."""
         warnings = self._warnings
         if point.kind == "fuzzy":
-            names = ", ".join(disk.source.path.name for disk in self._disks if disk.fuzzy)
+            names = ", ".join(disk.source.name for disk in self._disks if disk.fuzzy)
             warnings.append(f"{names} changed while being read: point {point.id} is fuzzy, not one instant; "
                             "write through a tracker, or sync while nothing writes")  # fmt: skip
         for disk in self._disks:
             if disk.begin is None:
                 continue
             try:
-                disk.source.sync_image()
-                disk.source.set_cursor(self._id, disk.begin.epoch)
+                disk.source.acknowledge(self._id, disk.begin)
             except BlockReplicaError as error:
                 warnings.append(f"the logs are kept: {error}")
         try:
@@ -167,21 +164,9 @@ class _Movement:
         return [decide(self._view(disk)) for disk in self._disks] if self._last else []
 
     def _view(self, disk: _Disk) -> DiskView:
-        cut, cursor = disk.cut, disk.begin
-        view = DiskView(name=disk.source.path.name, size=disk.size, cut=cut, cursor=cursor)
-        if cut is None or cursor is None or cursor.tracking_id != str(cut.tracking_id) or cursor.epoch > cut.epoch:
-            return view
-        records = disk.source.records(cursor.epoch, cut.epoch)
-        damage, log_bytes = "", 0
-        try:
-            with ExitStack() as stack:
-                log_bytes = self._logs(disk, cursor, stack).data_bytes
-        except BlockReplicaError as error:
-            damage = log_damage(error, view.name)
-        return DiskView(
-            name=view.name, size=view.size, cut=cut, cursor=cursor, records=records, damage=damage,
-            log_bytes=log_bytes, was_changed=disk.source.state in ("changed", "unclean"),
-        )  # fmt: skip
+        if disk.cut is None or disk.begin is None:
+            return DiskView(name=disk.source.name, size=disk.size, cut=disk.cut, cursor=disk.begin)
+        return disk.source.since(disk.begin, disk.cut).view()
 
     def _delta(self, session: Session, plan: Plan) -> PointRecord:
         session.start("delta", heal=False)
@@ -216,9 +201,8 @@ class _Movement:
         if decision is not None and decision.need == Need.DELTA:
             windows = []
         elif decision is not None and decision.need == Need.PARTIAL and disk.begin and disk.cut:
-            records = disk.source.records(disk.begin.epoch, disk.cut.epoch)
-            windows = self._dirty(records, disk.size)
-        disk.identity = disk.source.identity().as_list()  # before it is judged: a write in between must be seen
+            windows = self._dirty(disk, disk.begin, disk.cut)
+        disk.identity = disk.source.identity()  # before it is judged: a write in between must be seen
         proved = held.done > 0 and self._goes_on(disk, held)
         if decision is None or decision.need != Need.DELTA:
             disk.begin = held.begin if proved and held.begin else _cursor(disk.cut)
@@ -231,13 +215,13 @@ class _Movement:
         # A seed that was taken over by a session that died is not known to be what the table says.
         deep = plan.deep or (plan.seeded and session.pending is not None)
         return Pass(
-            source=stack.enter_context(self._files.open(disk.source.path)), disk=writer, windows=windows,
+            source=stack.enter_context(disk.source.open()), disk=writer, windows=windows,
             deep=deep, copies=copies, done=held.done if proved and held.done <= writer.unsettled else 0,
         )  # fmt: skip
 
-    def _dirty(self, records: Sequence[EpochRecord], size: int) -> list[Extent]:
+    def _dirty(self, disk: _Disk, begin: Cursor, cut: Cut) -> list[Extent]:
         block_size = self._replica.record.block_size
-        return dirty_extents(records, size, block_size, window_bytes(block_size), self._files)
+        return disk.source.since(begin, cut).dirty(block_size, window_bytes(block_size))
 
     def _goes_on(self, disk: _Disk, held: DiskProgress) -> bool:
         """Whether all that was written since an interrupted pass began is known, so that it may resume."""
@@ -277,7 +261,7 @@ class _Movement:
             if disk.begin is None:
                 continue
             try:
-                disk.source.begin_cursor(self._id, disk.begin.epoch)
+                disk.source.keep(self._id, disk.begin)
             except BlockReplicaError as error:
                 self._warnings.append(f"the logs may be let go of too early: {error}")
 
@@ -296,38 +280,36 @@ class _Movement:
         run_passes(passes, self.tally, self._progress, checkpoint=checkpoint, clock=self._clock)
 
     def _close_gap(self, session: Session, stack: ExitStack) -> list[Pass]:
-        """Cut again and apply what was written since each disk's begin; returns what must be compared once more."""
-        cuts, again = cut_together(self._sources), []
+        """Cut again and apply what was written since each disk's begin; returns what must be compared once more.
+
+        What is frozen was read as it was at its cut: nothing can have been written to it meanwhile.
+        """
+        cuts = [disk.cut for disk in self._disks] if self._group.frozen else self._group.cut()
+        again = []
         for disk, writer, cut in zip(self._disks, session.disks, cuts, strict=True):
             disk.cut = cut
             if cut is None or disk.begin is None:
-                disk.fuzzy = disk.identity != list(disk.source.identity().as_list())
+                disk.fuzzy = disk.identity != disk.source.identity()
                 continue
             if self._usable(disk):
                 continue
-            if disk.source.state == "changed":
+            if disk.source.changed:
                 disk.fuzzy = True
                 continue
-            records = disk.source.records(disk.begin.epoch, cut.epoch)
-            windows: Sequence[Extent] = whole_windows(cut.size, self._replica.record.block_size)
-            if follows(disk.begin, records, cut):
-                windows = self._dirty(records, cut.size)
+            windows = self._dirty(disk, disk.begin, cut)
             disk.begin = _cursor(cut)
             writer.flush()  # what is compared again must be compared with all that was sent
             writer.resize(cut.size)
-            again.append(Pass(stack.enter_context(self._files.open(disk.source.path)), writer, windows))
+            again.append(Pass(stack.enter_context(disk.source.open()), writer, windows))
         if not again:
             self._apply(session)
         return again
 
-    def _logs(self, disk: _Disk, begin: Cursor | None, stack: ExitStack) -> DeltaLogs:
-        """The logs from `begin` to the disk's cut, checked; none where nothing tracked it all the time."""
-        records: list[EpochRecord] = []
-        if begin is not None and disk.cut is not None and not disk.fuzzy:
-            records = disk.source.records(begin.epoch, disk.cut.epoch)
-            if not records and not follows(begin, records, disk.cut):
-                raise LogError(f"{disk.source.path}: its tracking tells another history than epoch {begin.epoch}")
-        return DeltaLogs.open(records, begin, stack, checked=self._checked, files=self._files)
+    def _logs(self, disk: _Disk, begin: Cursor | None, stack: ExitStack) -> Delta:
+        """What changed from `begin` to the disk's cut, checked; nothing where nothing tracked it all the time."""
+        if begin is None or disk.cut is None or disk.fuzzy:
+            return DeltaLogs([])
+        return disk.source.since(begin, disk.cut).delta(stack)
 
     def _usable(self, disk: _Disk) -> bool:
         if disk.begin is None:
@@ -346,7 +328,7 @@ class _Movement:
             self._progress.start("delta", sum(delta.data_bytes for delta in deltas))
             for disk, delta, writer in zip(self._disks, deltas, session.disks, strict=True):
                 writer.resize(disk.size)
-                apply_logs(delta, writer, disk.size, self.tally, self._progress)
+                apply_delta(delta, writer, disk.size, self.tally, self._progress)
                 if disk.begin is not None and not disk.fuzzy:
                     disk.begin = _cursor(disk.cut)
 
@@ -354,7 +336,7 @@ class _Movement:
         state = self._replica.state()
         times = [disk.cut.time for disk in self._disks if disk.cut is not None]
         disks = [
-            PointDisk(index=index, name=disk.source.path.name, size=writer.image.size(), cursor=disk.begin)
+            PointDisk(index=index, name=disk.source.name, size=writer.image.size(), cursor=disk.begin)
             for index, (disk, writer) in enumerate(zip(self._disks, session.disks, strict=True))
         ]
         return session.commit(

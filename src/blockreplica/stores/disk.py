@@ -63,9 +63,7 @@ class DiskWriter:
         if fresh:
             files.sync_folder(layout.folder)
         self.table = ChecksumTable(self._table_file, table_key(record.relationship, index))
-        self.truth = TableTruth(
-            self.image, self.table, block_size=record.block_size, seed=record.seed, begin=begin
-        )
+        self.truth = TableTruth(self.image, self.table, block_size=record.block_size, seed=record.seed, begin=begin)
         self._undo: UndoWriter | None = None
         self._stale = self.image.size() > 0
         self.unsettled = sys.maxsize

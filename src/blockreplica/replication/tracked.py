@@ -1,0 +1,126 @@
+"""Image files as a sync's source: what our own tracker recorded of them, or nothing at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from uuid import UUID
+
+from ..errors import BlockReplicaError, LogError
+from ..extents import Extent
+from ..files import File, Files
+from ..manifest import Cursor
+from ..tracking import Cut, EpochRecord, ImageSource, cut_together
+from .decide import DiskView, follows
+from .dirty import dirty_extents
+from .logs import DeltaLogs, log_damage
+
+
+class TrackedDisk:
+    """An image file. Its content is read while it may be written: what is read is true after the next delta only."""
+
+    def __init__(self, source: ImageSource, files: Files) -> None:
+        self.base, self.files = source, files
+        self.checked: set[Path] = set()
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return self.base.path.name
+
+    @property
+    def changed(self) -> bool:
+        """Whether it was written while nothing tracked it."""
+        return self.base.state == "changed"
+
+    def size(self) -> int:
+        """Bytes in the image now."""
+        return self.base.size()
+
+    def identity(self) -> list[int]:
+        """What the file is now."""
+        return self.base.identity().as_list()
+
+    def open(self) -> File:
+        """The image, live."""
+        return self.files.open(self.base.path)
+
+    def since(self, begin: Cursor, cut: Cut) -> LoggedChanges:
+        """What the tracker's logs and dirty bitmaps tell."""
+        return LoggedChanges(self, begin, cut)
+
+    def keep(self, relationship: UUID, cut: Cursor) -> None:
+        """Keep the logs of all epochs after `cut`."""
+        self.base.begin_cursor(relationship, cut.epoch)
+
+    def acknowledge(self, relationship: UUID, cut: Cursor) -> None:
+        """An fsync of the image begun after the cut, then the cursor: rule 2."""
+        self.base.sync_image()
+        self.base.set_cursor(relationship, cut.epoch)
+
+
+class LoggedChanges:
+    """The epochs between two cuts, by the logs and bitmaps that are left of them."""
+
+    def __init__(self, disk: TrackedDisk, begin: Cursor, cut: Cut) -> None:
+        self._disk, self._begin, self._cut = disk, begin, cut
+
+    def view(self) -> DiskView:
+        """What is known of it, for the decision."""
+        disk, begin, cut = self._disk, self._begin, self._cut
+        view = DiskView(name=disk.name, size=cut.size, cut=cut, cursor=begin)
+        if begin.tracking_id != str(cut.tracking_id) or begin.epoch > cut.epoch:
+            return view
+        records = self._records()
+        damage, log_bytes = "", 0
+        try:
+            with ExitStack() as stack:
+                log_bytes = self.delta(stack).data_bytes
+        except BlockReplicaError as error:
+            damage = log_damage(error, disk.name)
+        return DiskView(
+            name=disk.name, size=cut.size, cut=cut, cursor=begin, records=records, damage=damage,
+            log_bytes=log_bytes, was_changed=disk.base.state in ("changed", "unclean"),
+        )  # fmt: skip
+
+    def delta(self, stack: ExitStack) -> DeltaLogs:
+        """The logs, opened and checked; LogError where they don't lead from the one cut to the other."""
+        records = self._records()
+        if not records and not follows(self._begin, records, self._cut):
+            raise LogError(f"{self._disk.base.path}: its tracking tells another history than epoch {self._begin.epoch}")
+        return DeltaLogs.open(records, self._begin, stack, checked=self._disk.checked, files=self._disk.files)
+
+    def dirty(self, block_size: int, largest: int) -> list[Extent]:
+        """What the epochs' bitmaps name; all of the disk where they are not the successors of `begin`."""
+        records = self._records()
+        if not follows(self._begin, records, self._cut):
+            records = [EpochRecord(self._cut.epoch, None, None)]
+        return dirty_extents(records, self._cut.size, block_size, largest, self._disk.files)
+
+    def _records(self) -> list[EpochRecord]:
+        return self._disk.base.records(self._begin.epoch, self._cut.epoch)
+
+
+class TrackedGroup:
+    """Image files, cut together by their trackers. Not frozen: they are written while they are read."""
+
+    frozen = False
+
+    def __init__(self, images: Sequence[ImageSource], files: Files) -> None:
+        self._images = images
+        self.sources = [TrackedDisk(image, files) for image in images]
+
+    @classmethod
+    def open(cls, paths: Sequence[Path], files: Files) -> TrackedGroup:
+        """Look at all images; errors as of `ImageSource.open`."""
+        return cls([ImageSource.open(path, files=files) for path in paths], files)
+
+    def cut(self) -> list[Cut | None]:
+        """Cut all at one instant."""
+        return cut_together(self._images)
+
+    def close(self) -> None:
+        """Let go of the images."""
+        for image in self._images:
+            image.close()
