@@ -45,6 +45,7 @@ class Pass:
     done: int = 0
     found: list[Rows] = field(default_factory=list)
     found_bytes: int = 0
+    room: bytearray = field(default_factory=bytearray)  # kept: memory touched anew costs more than the work in it
 
     def step(self, window: Extent, tally: Tally) -> None:
         """Bring one window up to what the source holds now."""
@@ -64,7 +65,9 @@ class Pass:
         if self.found:
             rows = np.concatenate(self.found)
             self.found, self.found_bytes = [], 0
-            copy_rows(self.source, self.disk, rows, tally)
+            if not self.room:
+                self.room = bytearray(BATCH_BYTES)
+            copy_rows(self.source, self.disk, rows, tally, self.room)
 
     def _copied(self, window: Extent) -> int:
         try:
@@ -87,13 +90,12 @@ def window_bytes(block_size: int) -> int:
     return PAGE_ENTRIES * block_size * max(1, WINDOW_PAGES * 65536 // block_size)
 
 
-def copy_rows(source: File, disk: DiskWriter, rows: Rows, tally: Tally) -> None:
-    """Send what the source holds at these extents."""
-    buffer = bytearray(min(BATCH_BYTES, int(rows["length"].sum())) if len(rows) else 0)
+def copy_rows(source: File, disk: DiskWriter, rows: Rows, tally: Tally, room: bytearray) -> None:
+    """Send what the source holds at these extents, through BATCH_BYTES of `room`."""
     for batch in data_batches(rows):
         extents = packed(batch)
-        source.read_extents(extents, buffer)
-        tally.add(dirty=int(batch["length"].sum()), sent=disk.write(extents, memoryview(buffer), proved=True))
+        source.read_extents(extents, room)
+        tally.add(dirty=int(batch["length"].sum()), sent=disk.write(extents, memoryview(room), proved=True))
 
 
 def run_passes(

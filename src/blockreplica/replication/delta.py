@@ -15,7 +15,7 @@ from .logs import WRITE
 from .result import Tally
 from .source import Delta
 
-BATCH_BYTES = 8 << 20
+BATCH_BYTES = 2 << 20
 Rows = NDArray[Any]
 
 
