@@ -236,8 +236,8 @@ def check(definition: Definition, progress: Progress, *, files: Files = FILES) -
     _check_room(definition, needed, progress)
 
 
-def create_replica(definition: Definition, block_size: int, *, files: Files = FILES) -> None:
-    """Make the empty replica in the store."""
+def new_replica(definition: Definition, block_size: int) -> ReplicaRecord:
+    """The record of the replica that `definition` is going to have; UsageError for a block size that can't be."""
     record = ReplicaRecord(
         relationship=str(definition.id), name=definition.name, block_size=block_size,
         seed=secrets.randbits(64), created=time.time(),
@@ -247,7 +247,7 @@ def create_replica(definition: Definition, block_size: int, *, files: Files = FI
         record.check()
     except ValueError as error:
         raise UsageError(str(error)) from None
-    DirectoryStore.create(definition.store, files=files).create_replica(record)
+    return record
 
 
 def _check_room(definition: Definition, needed: int, progress: Progress) -> None:

@@ -141,7 +141,7 @@ def test_interrupted_it_leaves_nothing(world: World) -> None:
 
 
 def test_what_a_killed_recover_left_is_no_hindrance(world: World) -> None:
-    (world.folder / "out.img.partial").write_bytes(b"half" * 5_000_000)
+    (world.folder / "out.img.blockreplica-partial").write_bytes(b"half" * 5_000_000)
     world.vm.replica.recover("1.1", world.folder / "out.img")
     assert (world.folder / "out.img").read_bytes() == world.models["1.1"][0]
     assert left(world) == ["out.img"]

@@ -13,6 +13,7 @@ from blockreplica.manifest import PointRecord
 from blockreplica.progress import SILENT, Progress
 from blockreplica.protection import Relationship
 from blockreplica.replication import SyncResult
+from blockreplica.stores import DirectoryStore
 from blockreplica.tracking.names import Names
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -128,7 +129,7 @@ class World:
     def begin(self, *, seed: Path | None = None) -> Relationship:
         """The relationship and its empty replica, without the first replication."""
         definition = protection.define(self.images, self.store, name=self.name, keep=self.keep, seed=seed)
-        protection.create_replica(definition, self.block_size)
+        DirectoryStore.create(definition.store).create_replica(protection.new_replica(definition, self.block_size))
         self.held = Relationship(definition)
         return self.held
 

@@ -19,6 +19,7 @@ from ..stores.point_reader import DAMAGED, LOST, TRUSTED
 WINDOW_BLOCKS = PAGE_ENTRIES * 8
 READ_BYTES = 8 << 20
 GRANULE = 4096
+PARTIAL = ".blockreplica-partial"  # a name that nobody else's file has: what stands there is begun anew
 RIGHT, WRONG, UNKNOWN = 0, 1, 2
 
 
@@ -38,7 +39,7 @@ def recover(
         raise RefusedError(f"{to}: wanted a file in a folder that exists")
     if to.resolve().is_relative_to(replica.layout.folder.resolve()):
         raise RefusedError(f"{to}: lies inside the replica; choose a place outside the store")
-    partial = to.with_name(to.name + ".partial")
+    partial = to.with_name(to.name + PARTIAL)
     with replica.reader(point, disk) as reader, files.open(partial, write=True, create=True) as target:
         if not target.lock():
             raise BusyError(f"{partial}: another recovery writes to it; wait for that, or choose another file")

@@ -6,7 +6,7 @@ done is made durable and noted, so that an interruption resumes there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +39,7 @@ class Pass:
 
     source: File
     disk: DiskWriter
-    windows: Sequence[Extent]
+    windows: Iterable[Extent]
     deep: bool = False
     copies: bool = False
     done: int = 0

@@ -8,7 +8,7 @@ cut ─ decide ─┬─ delta: apply the logs since the last point ────
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -197,7 +197,7 @@ class _Movement:
 
     def _pass(self, session: Session, index: int, plan: Plan, decision: Decision | None, stack: ExitStack) -> Pass:
         disk, writer, held = self._disks[index], session.disks[index], session.progress(index)
-        windows: Sequence[Extent] = whole_windows(disk.size, self._replica.record.block_size)
+        windows: Iterable[Extent] = whole_windows(disk.size, self._replica.record.block_size)
         if decision is not None and decision.need == Need.DELTA:
             windows = []
         elif decision is not None and decision.need == Need.PARTIAL and disk.begin and disk.cut:
@@ -219,7 +219,7 @@ class _Movement:
             deep=deep, copies=copies, done=held.done if proved and held.done <= writer.unsettled else 0,
         )  # fmt: skip
 
-    def _dirty(self, disk: _Disk, begin: Cursor, cut: Cut) -> list[Extent]:
+    def _dirty(self, disk: _Disk, begin: Cursor, cut: Cut) -> Iterable[Extent]:
         block_size = self._replica.record.block_size
         return disk.source.since(begin, cut).dirty(block_size, window_bytes(block_size))
 

@@ -8,7 +8,7 @@ Delta   the changes themselves, coalesced, with the content that they had at the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol
 from uuid import UUID
@@ -47,8 +47,11 @@ class Changes(Protocol):
     def delta(self, stack: ExitStack) -> Delta:
         """The changes, proved whole before the first is used. FormatError or NotFoundError: they are not."""
 
-    def dirty(self, block_size: int, largest: int) -> list[Extent]:
-        """Sorted extents of whole blocks, none over `largest` bytes, that may have changed; all where nobody knows."""
+    def dirty(self, block_size: int, largest: int) -> Iterable[Extent]:
+        """Sorted extents of whole blocks, none over `largest` bytes, that may have changed; all where nobody knows.
+
+        They can be gone through again and again.
+        """
 
 
 class Source(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from uuid import UUID
@@ -91,7 +91,7 @@ class LoggedChanges:
             raise LogError(f"{self._disk.base.path}: its tracking tells another history than epoch {self._begin.epoch}")
         return DeltaLogs.open(records, self._begin, stack, checked=self._disk.checked, files=self._disk.files)
 
-    def dirty(self, block_size: int, largest: int) -> list[Extent]:
+    def dirty(self, block_size: int, largest: int) -> Iterable[Extent]:
         """What the epochs' bitmaps name; all of the disk where they are not the successors of `begin`."""
         records = self._records()
         if not follows(self._begin, records, self._cut):

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ..errors import NotFoundError, RefusedError
 from ..progress import SILENT, Progress
-from ..protection import DEFAULT_BLOCK_SIZE, DEFAULT_KEEP, Definition, Relationship, check, create_replica, define
+from ..protection import DEFAULT_BLOCK_SIZE, DEFAULT_KEEP, Definition, Relationship, check, define, new_replica
 from ..stores import DirectoryStore
 from .catalog import Catalog
 
@@ -26,6 +26,7 @@ def protect(
     """
     listed = [images] if isinstance(images, str | os.PathLike) else list(images)
     definition = define(listed, store, name=name, keep=keep, seed=seed)
+    new_replica(definition, block_size)  # what is wrong with it is said before anything is made
     catalog = Catalog()
     held = _interrupted(catalog, definition)
     if held is None:
@@ -47,7 +48,7 @@ def _create_replica(definition: Definition, block_size: int) -> None:
     store = DirectoryStore.create(definition.store)
     mine = str(definition.id)
     if definition.name not in store.names() or store.replica(definition.name).record.relationship != mine:
-        create_replica(definition, block_size)
+        store.create_replica(new_replica(definition, block_size))
 
 
 def relationship(name: str) -> Relationship:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import RefusedError
 from ..files import Files
 
 
@@ -55,6 +56,18 @@ class Names:
             match = pattern.fullmatch(name)
             if match:
                 yield int(match[1]), self.image.with_name(name)
+
+    def refuse_confusion(self, files: Files) -> None:
+        """RefusedError where another tracked image of the folder would take its files for this one's, or the reverse:
+        the open log of an image called `d.000001` has the name of the sealed log of epoch 1 of `d`.
+        """
+        name = self.image.name
+        base = re.fullmatch(r"(.+)\.\d{6,18}", name)
+        others = re.compile(re.escape(name) + r"\.\d{6,18}\.tracking")
+        for there in files.names(self.image.parent):
+            if (base and there == f"{base[1]}.tracking") or others.fullmatch(there):
+                raise RefusedError(f"{self.image}: its logs would have the names of those of {there[:-9]}, "
+                                   "which is tracked here too; rename one of the two images")  # fmt: skip
 
     def _beside(self, suffix: str) -> Path:
         return self.image.with_name(self.image.name + suffix)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from .. import kernels
 from ..errors import BlockReplicaError, BusyError, TrackingError, from_os_error
 from ..files import Files
+from .names import Names
 
 if TYPE_CHECKING:
     from ..kernels import Tracker
@@ -16,7 +17,11 @@ if TYPE_CHECKING:
 def open_tracker(
     image: Path, *, files: Files, log_limit: int | None = None, settle_only: bool = False, suspect: bool = False
 ) -> Tracker:
-    """Open the tracker of `image`. The real file system is reached without Python; any other through its objects."""
+    """Open the tracker of `image`. The real file system is reached without Python; any other through its objects.
+
+    RefusedError: another tracked image of the folder has a name that makes their logs collide.
+    """
+    Names(image).refuse_confusion(files)
     try:
         return kernels.Tracker(
             image.parent,
