@@ -10,6 +10,7 @@
 #ifndef BR_OPS_H
 #define BR_OPS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -38,6 +39,12 @@ struct br_file_ops {
     /* Optional (NULL, or EOPNOTSUPP): map the first `length` bytes, shared, such that a store can't fail.
      * Where that can't be had, whoever needs a mapping keeps a copy in memory and writes it through. */
     int (*map)(struct br_file *file, uint64_t length, void **address);
+    /* Optional (NULL, or EOPNOTSUPP): make the extent read as zeros without writing them; `keep`: its room
+     * stays allocated. */
+    int (*zero_fast)(struct br_file *file, uint64_t offset, uint64_t length, bool keep);
+    /* Optional (NULL, or EOPNOTSUPP): whether there is a hole at `offset`, and how far in `length` that is
+     * so. */
+    int (*extent)(struct br_file *file, uint64_t offset, uint64_t length, bool *hole, uint64_t *run);
     int (*fileno)(struct br_file *file); /* the descriptor for fstat and locks, -1: there is none */
     void (*close)(struct br_file *file);
 };
@@ -64,6 +71,10 @@ struct br_folder {
 
 /* A folder of the real file system. */
 int br_folder_posix(const char *path, struct br_folder **folder);
+
+/* Folder `others`, in which `name` is that of folder `image`. Takes both over in any case. */
+int br_folder_split(struct br_folder *image, const char *name, struct br_folder *others,
+                    struct br_folder **folder);
 
 /* Close and forget, if it is there. */
 void br_file_close(struct br_file **file);

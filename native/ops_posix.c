@@ -65,6 +65,23 @@ static int posix_discard(struct br_file *file, uint64_t offset, uint64_t length,
     return error == EOPNOTSUPP || error == ENOSYS ? 0 : error;
 }
 
+static int posix_zero_fast(struct br_file *file, uint64_t offset, uint64_t length, bool keep) {
+    int mode = keep ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE;
+    int error = allocate(fd_of(file), mode | FALLOC_FL_KEEP_SIZE, offset, length);
+    return error == ENOSYS || error == EINVAL ? EOPNOTSUPP : error; /* EINVAL: a device's unaligned extent */
+}
+
+static int posix_extent(struct br_file *file, uint64_t offset, uint64_t length, bool *hole, uint64_t *run) {
+    uint64_t end = offset + length;
+    off_t data = lseek(fd_of(file), (off_t)offset, SEEK_DATA);
+    if (data < 0 && errno != ENXIO) /* ENXIO: no data from here on */
+        return errno == EINVAL ? EOPNOTSUPP : errno;
+    *hole = data < 0 || (uint64_t)data > offset;
+    off_t next = *hole ? data : lseek(fd_of(file), (off_t)offset, SEEK_HOLE);
+    *run = next > (off_t)offset && (uint64_t)next < end ? (uint64_t)next - offset : length;
+    return 0;
+}
+
 static int posix_sync(struct br_file *file) {
     return fdatasync(fd_of(file)) < 0 ? errno : 0;
 }
@@ -134,6 +151,8 @@ static const struct br_file_ops posix_file_ops = {
     .pwrite = posix_pwrite,
     .zero = posix_zero,
     .discard = posix_discard,
+    .zero_fast = posix_zero_fast,
+    .extent = posix_extent,
     .sync = posix_sync,
     .size = posix_size,
     .truncate = posix_truncate,

@@ -9,32 +9,34 @@
 #include <string.h>
 #include <time.h>
 
+#include "control.h"
 #include "py_ops.h"
 #include "py_module.h"
-#include "tracker.h"
+#include "tracker_text.h"
 
 struct tracker_object {
     PyObject_HEAD struct br_tracker *tracker; /* NULL: closed */
+    struct br_control *control;               /* lives as long as the object */
     Py_ssize_t active;                        /* calls under way; under the GIL */
 };
 
-static const char *const kinds[] = {"call", "busy", "newer"};
-static const char *const founds[] = {"nothing", "closed", "died", "suspect", "damaged"};
-static const char *const conditions[] = {"tracking", "bitmap only", "whole image", "critical"};
+static PyObject *text_object(struct br_text *text) {
+    PyObject *made = text->failed ? PyErr_NoMemory() : PyUnicode_FromString(text->bytes);
+    br_text_free(text);
+    return made;
+}
 
-/* TrackerFailure(kind, errno, name, doing, number) */
+/* TrackerFailure(text): a failure as tracker_text.h has it */
 static PyObject *raise_failure(PyObject *type, const struct br_failure *failure) {
     PyObject *module = PyType_GetModule((PyTypeObject *)type);
     PyObject *exception = module ? PyObject_GetAttrString(module, "TrackerFailure") : NULL;
-    PyObject *name = PyUnicode_DecodeFSDefault(failure->name);
-    PyObject *arguments = name ? Py_BuildValue("(siOsK)", kinds[failure->kind], failure->error, name,
-                                               failure->doing, (unsigned long long)failure->number)
-                               : NULL;
-    if (exception && arguments)
-        PyErr_SetObject(exception, arguments);
+    struct br_text text = {0};
+    br_text_failure(&text, failure);
+    PyObject *told = text_object(&text);
+    if (exception && told)
+        PyErr_SetObject(exception, told);
     Py_XDECREF(exception);
-    Py_XDECREF(name);
-    Py_XDECREF(arguments);
+    Py_XDECREF(told);
     return NULL;
 }
 
@@ -53,10 +55,10 @@ static void leave(PyObject *self) {
     ((struct tracker_object *)self)->active--;
 }
 
-static PyObject *cut_tuple(const struct br_cut *cut) {
-    return Py_BuildValue("(y#KKy#L)", (const char *)cut->tracking_id, (Py_ssize_t)16,
-                         (unsigned long long)cut->epoch, (unsigned long long)cut->size,
-                         (const char *)cut->chain, (Py_ssize_t)16, (long long)cut->time_ns);
+static PyObject *cut_text(const struct br_cut *cut) {
+    struct br_text text = {0};
+    br_text_cut(&text, cut);
+    return text_object(&text);
 }
 
 /* A folder as the caller asked for it: `files` None means the real system. */
@@ -71,19 +73,34 @@ static int make_folder(PyObject *path, PyObject *files, struct br_folder **folde
     return error;
 }
 
+/* The folder of the image and of the tracker's files, which may be two. */
+static int make_folders(PyObject *image, const char *name, PyObject *others, PyObject *files,
+                        struct br_folder **folder) {
+    struct br_folder *second;
+    int error = make_folder(image, files, folder);
+    if (error || others == Py_None)
+        return error;
+    error = make_folder(others, files, &second);
+    if (!error)
+        return br_folder_split(*folder, name, second, folder);
+    br_folder_close(folder);
+    return error;
+}
+
 struct opening {
-    PyObject *folder, *name, *files, *boot;
+    PyObject *folder, *name, *files, *boot, *tracking_folder;
     struct br_options options;
 };
 
 static int take_opening(PyObject *args, PyObject *keywords, struct opening *opening) {
-    static char *names[] = {"folder",      "name",    "files",   "log_limit",
-                            "settle_only", "suspect", "boot_id", NULL};
+    static char *names[] = {"folder",  "name",    "files",           "log_limit", "settle_only",
+                            "suspect", "boot_id", "tracking_folder", NULL};
     unsigned long long limit = 0;
     int settle_only = 0, suspect = 0;
-    *opening = (struct opening){.files = Py_None, .boot = Py_None};
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|$OKppO", names, &opening->folder, &opening->name,
-                                     &opening->files, &limit, &settle_only, &suspect, &opening->boot))
+    *opening = (struct opening){.files = Py_None, .boot = Py_None, .tracking_folder = Py_None};
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|$OKppOO", names, &opening->folder, &opening->name,
+                                     &opening->files, &limit, &settle_only, &suspect, &opening->boot,
+                                     &opening->tracking_folder))
         return -1;
     if (opening->boot != Py_None && (!PyBytes_Check(opening->boot) || PyBytes_Size(opening->boot) != 16)) {
         PyErr_SetString(PyExc_ValueError, "boot_id must be 16 bytes");
@@ -102,7 +119,7 @@ static PyObject *open_with(PyTypeObject *type, struct opening *opening, const ch
     struct br_failure failure;
     struct br_folder *folder = NULL;
     struct br_tracker *tracker = NULL;
-    int error = make_folder(opening->folder, opening->files, &folder);
+    int error = make_folders(opening->folder, name, opening->tracking_folder, opening->files, &folder);
     if (error < 0)
         return NULL;
     if (error) {
@@ -115,12 +132,15 @@ static PyObject *open_with(PyTypeObject *type, struct opening *opening, const ch
     if (error)
         return raise_failure((PyObject *)type, &failure);
     allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    PyObject *self = allocate(type, 0);
-    if (self)
-        ((struct tracker_object *)self)->tracker = tracker;
-    else if (tracker)
+    struct tracker_object *self = (struct tracker_object *)allocate(type, 0);
+    if (self && tracker && br_control_new(tracker, opening->options.log_limit, &self->control) == 0) {
+        self->tracker = tracker;
+    } else if (tracker) {
         br_tracker_drop(tracker);
-    return self;
+        Py_CLEAR(self);
+        return PyErr_NoMemory();
+    }
+    return (PyObject *)self;
 }
 
 static PyObject *tracker_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
@@ -223,7 +243,7 @@ static PyObject *tracker_resize(PyObject *self, PyObject *size) {
         return NULL;
     int error;
     Py_BEGIN_ALLOW_THREADS;
-    error = br_tracker_resize(tracker, bytes, &failure);
+    error = br_control_resize(((struct tracker_object *)self)->control, bytes, &failure);
     Py_END_ALLOW_THREADS;
     leave(self);
     if (error)
@@ -253,9 +273,25 @@ static PyObject *tracker_prepare(PyObject *self, PyObject *word) {
     Py_RETURN_NONE;
 }
 
-typedef int cut_fn(struct br_tracker *tracker, struct br_cut *cut, struct br_failure *failure);
+static PyObject *finish_cut(PyObject *self, int error, const struct br_cut *cut,
+                            const struct br_failure *failure) {
+    leave(self);
+    return error ? raise_failure((PyObject *)Py_TYPE(self), failure) : cut_text(cut);
+}
 
-static PyObject *call_cut(PyObject *self, cut_fn *call) {
+static PyObject *tracker_cut(PyObject *self, PyObject *Py_UNUSED(none)) {
+    struct br_failure failure;
+    struct br_cut cut;
+    if (!enter(self))
+        return NULL;
+    int error;
+    Py_BEGIN_ALLOW_THREADS;
+    error = br_control_cut(((struct tracker_object *)self)->control, &cut, &failure);
+    Py_END_ALLOW_THREADS;
+    return finish_cut(self, error, &cut, &failure);
+}
+
+static PyObject *tracker_finish(PyObject *self, PyObject *Py_UNUSED(none)) {
     struct br_failure failure;
     struct br_cut cut;
     struct br_tracker *tracker = enter(self);
@@ -263,18 +299,27 @@ static PyObject *call_cut(PyObject *self, cut_fn *call) {
         return NULL;
     int error;
     Py_BEGIN_ALLOW_THREADS;
-    error = call(tracker, &cut, &failure);
+    error = br_tracker_finish(tracker, &cut, &failure);
     Py_END_ALLOW_THREADS;
-    leave(self);
-    return error ? raise_failure((PyObject *)Py_TYPE(self), &failure) : cut_tuple(&cut);
+    return finish_cut(self, error, &cut, &failure);
 }
 
-static PyObject *tracker_cut(PyObject *self, PyObject *Py_UNUSED(none)) {
-    return call_cut(self, br_tracker_cut);
-}
-
-static PyObject *tracker_finish(PyObject *self, PyObject *Py_UNUSED(none)) {
-    return call_cut(self, br_tracker_finish);
+static PyObject *tracker_listen(PyObject *self, PyObject *args) {
+    struct br_failure failure;
+    PyObject *folder, *name;
+    if (!PyArg_ParseTuple(args, "O&O&", PyUnicode_FSConverter, &folder, PyUnicode_FSConverter, &name))
+        return NULL;
+    int error = -1;
+    if (enter(self)) {
+        error = br_control_listen(((struct tracker_object *)self)->control, PyBytes_AsString(folder),
+                                  PyBytes_AsString(name), &failure);
+        leave(self);
+    }
+    Py_DECREF(folder);
+    Py_DECREF(name);
+    if (error > 0)
+        return raise_failure((PyObject *)Py_TYPE(self), &failure);
+    return error ? NULL : Py_NewRef(Py_None);
 }
 
 static PyObject *tracker_size(PyObject *self, PyObject *Py_UNUSED(none)) {
@@ -286,26 +331,27 @@ static PyObject *tracker_size(PyObject *self, PyObject *Py_UNUSED(none)) {
 }
 
 static PyObject *tracker_status(PyObject *self, PyObject *Py_UNUSED(none)) {
-    struct br_status status;
+    struct br_text text = {0};
     struct br_tracker *tracker = enter(self);
     if (!tracker)
         return NULL;
     Py_BEGIN_ALLOW_THREADS;
-    br_tracker_status(tracker, &status);
+    br_text_status(&text, tracker);
     Py_END_ALLOW_THREADS;
     leave(self);
-    return Py_BuildValue(
-        "{s:s,s:i,s:K,s:K,s:K,s:K,s:K,s:L,s:y#,s:s}", "condition", conditions[status.condition], "log_error",
-        status.log_error, "epoch", (unsigned long long)status.epoch, "size", (unsigned long long)status.size,
-        "log_size", (unsigned long long)status.log_size, "dirty", (unsigned long long)status.dirty, "writes",
-        (unsigned long long)status.writes, "last_cut_ns", (long long)status.last.time_ns, "tracking_id",
-        (const char *)status.last.tracking_id, (Py_ssize_t)16, "found", founds[status.found]);
+    return text_object(&text);
 }
 
-/* Take the tracker away from new calls and wait for those under way; NULL: it is gone already. */
+/* Answer no other process any more, take the tracker away from new calls and wait for those under way; NULL:
+ * it is gone already. */
 static struct br_tracker *retire(PyObject *self) {
     const struct timespec pause = {.tv_nsec = 500000};
     struct tracker_object *object = (struct tracker_object *)self;
+    if (object->control) {
+        Py_BEGIN_ALLOW_THREADS;
+        br_control_stop(object->control);
+        Py_END_ALLOW_THREADS;
+    }
     struct br_tracker *tracker = object->tracker;
     object->tracker = NULL;
     while (tracker && object->active) {
@@ -343,8 +389,14 @@ static PyObject *tracker_drop(PyObject *self, PyObject *Py_UNUSED(none)) {
 static void tracker_dealloc(PyObject *self) {
     struct tracker_object *object = (struct tracker_object *)self;
     PyTypeObject *type = Py_TYPE(self);
-    if (object->tracker)
-        br_tracker_drop(object->tracker);
+    struct br_tracker *tracker = retire(self);
+    if (tracker) {
+        Py_BEGIN_ALLOW_THREADS;
+        br_tracker_drop(tracker);
+        Py_END_ALLOW_THREADS;
+    }
+    if (object->control)
+        br_control_free(object->control);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(self);
     Py_DECREF(type);
@@ -364,10 +416,12 @@ static PyMethodDef methods[] = {
     {"resize", tracker_resize, METH_O, PyDoc_STR("resize(size): end the epoch, change the size.")},
     {"prepare", tracker_prepare, METH_O,
      PyDoc_STR("prepare(word): get ready to be cut by file `word`, or None.")},
-    PLAIN(finish, "End the epoch that the word cut: (tracking id, epoch, size, chain, time in ns)."),
+    PLAIN(finish, "End the epoch that the word cut: JSON, see control.h."),
     PLAIN(cut, "Cut now; returns as finish does."),
     PLAIN(size, "Bytes in the image."),
-    PLAIN(status, "How the tracker is, as a dict."),
+    PLAIN(status, "How the tracker is: JSON, see control.h."),
+    {"listen", tracker_listen, METH_VARARGS,
+     PyDoc_STR("listen(folder, name): be asked by other processes, on socket name.control.")},
     PLAIN(close, "Close in order; a second call does nothing."),
     PLAIN(drop, "Let go as the death of the process would."),
     {NULL, NULL, 0, NULL},
@@ -376,7 +430,7 @@ static PyMethodDef methods[] = {
 static PyType_Slot slots[] = {
     {Py_tp_doc,
      (void *)PyDoc_STR("Tracker(folder, name, *, files=None, log_limit=0, settle_only=False, suspect=False, "
-                       "boot_id=None): see native/tracker.h.")},
+                       "boot_id=None, tracking_folder=None): see native/tracker.h.")},
     {Py_tp_new, (void *)tracker_new},
     {Py_tp_dealloc, (void *)tracker_dealloc},
     {Py_tp_methods, methods},

@@ -39,6 +39,15 @@ int br_tracker_pread(struct br_tracker *tracker, void *data, size_t length, uint
     return length ? tracker->image->ops->pread(tracker->image, data, length, offset) : 0;
 }
 
+int br_tracker_extent(struct br_tracker *tracker, uint64_t offset, uint64_t length, bool *hole,
+                      uint64_t *run) {
+    uint64_t size = tracker->size;
+    if (!length || offset > size || length > size - offset)
+        return ERANGE;
+    const struct br_file_ops *ops = tracker->image->ops;
+    return ops->extent ? ops->extent(tracker->image, offset, length, hole, run) : EOPNOTSUPP;
+}
+
 /* After power is lost, the state as it was made durable at open says all: the whole image is suspect. So
  * nothing but the image needs a sync here. */
 int br_tracker_flush(struct br_tracker *tracker) {

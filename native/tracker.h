@@ -96,6 +96,13 @@ int br_tracker_pread(struct br_tracker *tracker, void *data, size_t length, uint
 int br_tracker_pwrite(struct br_tracker *tracker, const void *data, size_t length, uint64_t offset);
 int br_tracker_zero(struct br_tracker *tracker, uint64_t offset, uint64_t length);
 int br_tracker_discard(struct br_tracker *tracker, uint64_t offset, uint64_t length);
+/* As zero, but only where that takes no writing of zeros, else EOPNOTSUPP and nothing is changed. `keep`: the
+ * room stays allocated. */
+int br_tracker_zero_fast(struct br_tracker *tracker, uint64_t offset, uint64_t length, bool keep);
+/* Whether the image has a hole at `offset`, and for how many of the `length` > 0 bytes; EOPNOTSUPP: it can't
+ * tell. */
+int br_tracker_extent(struct br_tracker *tracker, uint64_t offset, uint64_t length, bool *hole,
+                      uint64_t *run);
 
 /* All writes answered before are durable. After one failure it fails for as long as the tracker is open. */
 int br_tracker_flush(struct br_tracker *tracker);

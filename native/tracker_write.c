@@ -217,3 +217,29 @@ int br_tracker_zero(struct br_tracker *tracker, uint64_t offset, uint64_t length
 int br_tracker_discard(struct br_tracker *tracker, uint64_t offset, uint64_t length) {
     return change(tracker, offset, length, discard_image);
 }
+
+/* Logged after the image, as a discard is: where it can't be done quickly, it is not done. */
+static int zero_quickly(struct br_tracker *tracker, struct br_epoch *epoch, uint64_t offset, uint64_t length,
+                        bool keep) {
+    struct br_file *image = tracker->image;
+    int error = image->ops->zero_fast ? image->ops->zero_fast(image, offset, length, keep) : EOPNOTSUPP;
+    if (!error)
+        br_log_zero(tracker, epoch, offset, length);
+    else if (error != EOPNOTSUPP)
+        br_log_content(tracker, epoch, offset, length);
+    return error;
+}
+
+static int zero_in_place(struct br_tracker *tracker, struct br_epoch *epoch, uint64_t offset,
+                         uint64_t length) {
+    return zero_quickly(tracker, epoch, offset, length, true);
+}
+
+static int punch_quickly(struct br_tracker *tracker, struct br_epoch *epoch, uint64_t offset,
+                         uint64_t length) {
+    return zero_quickly(tracker, epoch, offset, length, false);
+}
+
+int br_tracker_zero_fast(struct br_tracker *tracker, uint64_t offset, uint64_t length, bool keep) {
+    return change(tracker, offset, length, keep ? zero_in_place : punch_quickly);
+}

@@ -8,6 +8,7 @@ of an earlier one mean nothing any more. The file is JSON:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -15,9 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
-from ..errors import BusyError, FormatError, NotFoundError, TrackingError
+from ..errors import BlockReplicaError, BusyError, FormatError, NotFoundError, TrackingError
 from ..files import File, Files
+from ..units import MIB
 from .names import Names
+from .types import Cut
 
 VERSION = 1
 LIMIT = 1 << 20
@@ -88,6 +91,12 @@ def trim(names: Names, tracking_id: UUID, limit: int, files: Files) -> None:
         if files.exists(names.dirty(epoch)):
             files.unlink(path)
             total -= size
+
+
+def trim_after(names: Names, cut: Cut, files: Files, *, limit: int | None = None) -> None:
+    """Trim once a cut is made; the cut stands, whatever becomes of old logs."""
+    with contextlib.suppress(BlockReplicaError):
+        trim(names, cut.tracking_id, limit or max(cut.size // 2, MIB), files)
 
 
 def _size(path: Path, files: Files) -> int:

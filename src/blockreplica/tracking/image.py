@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING
 from .. import kernels
 from ..errors import BlockReplicaError, BusyError, UsageError, from_os_error
 from ..files import FILES, Files
-from ..units import MIB
-from .control import ControlServer
-from .cursors import trim
+from .cursors import trim_after
 from .names import Names
-from .native import open_tracker, typed
+from .native import open_tracker, told
 from .types import Cut, TrackingStatus
 
 if TYPE_CHECKING:
@@ -44,21 +42,23 @@ class TrackedImage:
     the dirty bitmap can be used. `warnings` says what a user should know about the opening.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, files: Files = FILES, log_limit: int | None = None) -> None:
-        self._names = Names.of(Path(path))
+    def __init__(
+        self, path: str | os.PathLike[str], *, files: Files = FILES, log_limit: int | None = None,
+        tracking_dir: str | os.PathLike[str] | None = None,
+    ) -> None:  # fmt: skip
+        self._names = Names.of(path, tracking_dir)
+        self._names.claim(files)
         self.path = self._names.image
         self.warnings: list[str] = []
         self._files, self._log_limit = files, log_limit
-        self._cutting = threading.RLock()
-        self._tracker = _open(self.path, files, log_limit)
-        self._control: ControlServer | None = None
-        found = self._tracker.status()["found"]
+        self._tracker = _open(self._names, files, log_limit)
+        found = self.status().found
         if found in _WARNINGS:
             self.warnings.append(f"{self.path}: {_WARNINGS[found]}")
         try:
-            self._control = ControlServer(self._names.control, self, self._cutting)
-        except BlockReplicaError as error:
-            self.warnings.append(f"no other process can cut this image: {error}")
+            self._tracker.listen(self._names.folder, self.path.name)
+        except kernels.TrackerFailure as failure:
+            self.warnings.append(f"no other process can cut this image: {told(failure, self._names)}")
 
     @property
     def size(self) -> int:
@@ -103,7 +103,7 @@ class TrackedImage:
 
     def cut(self) -> Cut:
         """End the epoch: seal its log as `<image>.<epoch>.hrl`, begin the next. Writes go on meanwhile."""
-        with self._cutting, self._typed_failures():
+        with self._typed_failures():
             return self._ended(self._tracker.cut())
 
     def prepare(self, word: Path) -> None:
@@ -120,18 +120,15 @@ class TrackedImage:
         """Grow the image with zeros, or shrink it, to `size` bytes; the epoch ends at the old size."""
         if size < 0:
             raise UsageError(f"{self.path}: size {size}: wanted 0 or more")
-        with self._cutting, self._typed_failures():
+        with self._typed_failures():
             self._tracker.resize(size)
 
     def status(self) -> TrackingStatus:
         """How the tracker is."""
-        return TrackingStatus.from_native(self._tracker.status())
+        return TrackingStatus.from_native(json.loads(self._tracker.status()))
 
     def close(self) -> None:
         """Seal the log, make everything durable, record what the image is; a second call does nothing."""
-        control, self._control = self._control, None
-        if control is not None:
-            control.close()
         with self._typed_failures():
             self._tracker.close()
 
@@ -141,11 +138,9 @@ class TrackedImage:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ended(self, parts: tuple[bytes, int, int, bytes, int]) -> Cut:
-        cut = Cut.from_native(parts)
-        limit = self._log_limit or max(cut.size // 2, MIB)
-        with contextlib.suppress(BlockReplicaError):  # the cut is made, whatever becomes of old logs
-            trim(self._names, cut.tracking_id, limit, self._files)
+    def _ended(self, text: str) -> Cut:
+        cut = Cut.from_native(json.loads(text))
+        trim_after(self._names, cut, self._files, limit=self._log_limit)
         return cut
 
     @contextlib.contextmanager
@@ -153,7 +148,7 @@ class TrackedImage:
         try:
             yield
         except kernels.TrackerFailure as failure:
-            raise typed(failure, self.path) from None
+            raise told(failure, self._names) from None
 
     def _typed(self, error: OSError, doing: str, offset: int, length: int) -> BlockReplicaError:
         if error.errno == errno.ERANGE:
@@ -163,19 +158,23 @@ class TrackedImage:
         return from_os_error(error, self.path, f"{doing} at offset {offset}")
 
 
-def track(path: str | os.PathLike[str], *, files: Files = FILES, log_limit: int | None = None) -> TrackedImage:
+def track(
+    path: str | os.PathLike[str], *, files: Files = FILES, log_limit: int | None = None,
+    tracking_dir: str | os.PathLike[str] | None = None,
+) -> TrackedImage:  # fmt: skip
     """Open a disk image for tracked writing.
 
     `log_limit`: bytes that the log of one epoch may have before the dirty bitmap alone goes on; half of the image
-    unless given. BusyError names the process that tracks the image already; NotFoundError: no such image.
+    unless given. `tracking_dir`: the folder for logs and tracking file; the image's own unless given. BusyError names
+    the process that tracks the image already; NotFoundError: no such image.
     """
-    return TrackedImage(path, files=files, log_limit=log_limit)
+    return TrackedImage(path, files=files, log_limit=log_limit, tracking_dir=tracking_dir)
 
 
-def _open(path: Path, files: Files, log_limit: int | None) -> kernels.Tracker:
+def _open(names: Names, files: Files, log_limit: int | None) -> kernels.Tracker:
     for left in reversed(range(_TRIES)):
         try:
-            return open_tracker(path, files=files, log_limit=log_limit)
+            return open_tracker(names, files=files, log_limit=log_limit)
         except BusyError:
             if left == 0:
                 raise

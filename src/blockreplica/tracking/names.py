@@ -1,26 +1,56 @@
-"""The names of the tracker's files, all beside the image."""
+"""The names of the tracker's files: beside the image, or in a folder of their own.
+
+A block device has no folder of its own, and an image's may be the wrong place for logs. Files of a tracking folder are
+named after the image; which one that is stands in `<name>.image`, so that two images of one name are not mixed up.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import RefusedError
+from ..errors import NotFoundError, RefusedError
 from ..files import Files
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The files that belong to image `image`, whose path has no symbolic link left in it."""
+    """The files that belong to image `image`, in `folder`."""
 
     image: Path
+    folder: Path
 
     @classmethod
-    def of(cls, path: Path | str) -> Names:
+    def of(cls, path: Path | str | os.PathLike[str], tracking_dir: str | os.PathLike[str] | None = None) -> Names:
         """The names for an image, however it was named: two names for one image must meet at the same files."""
-        return cls(Path(path).resolve())
+        image = image_path(path)
+        return cls(image, image.parent if tracking_dir is None else Path(tracking_dir).resolve())
+
+    @property
+    def apart(self) -> bool:
+        """Whether the tracker's files stand elsewhere than the image."""
+        return self.folder != self.image.parent
+
+    def claim(self, files: Files) -> None:
+        """Make sure that a tracking folder's files of this name are those of this image. RefusedError: of another."""
+        if not self.apart:
+            return
+        mark = self._beside(".image")
+        mine = os.fsencode(self.image) + b"\n"
+        try:
+            theirs = files.read(mark, limit=1 << 16)
+        except NotFoundError:
+            if not files.exists(self.folder):
+                raise NotFoundError(f"{self.folder}: no such tracking folder; make it, or check the path") from None
+            files.write_durably(mark, mine)
+            return
+        if theirs != mine:
+            raise RefusedError(f"{mark}: the tracker's files there belong to {os.fsdecode(theirs.strip())}; choose "
+                               "another tracking folder, or remove that file if the image was moved")  # fmt: skip
 
     @property
     def tracking(self) -> Path:
@@ -37,6 +67,11 @@ class Names:
         """The tracker's socket."""
         return self._beside(".control")
 
+    @property
+    def nbd(self) -> Path:
+        """The socket of an export, unless another place is asked for."""
+        return self._beside(".nbd")
+
     def word(self, tag: str) -> Path:
         """The epoch word of one cut of several images."""
         return self._beside(f".word-{tag}")
@@ -52,10 +87,10 @@ class Names:
     def artifacts(self, files: Files) -> Iterator[tuple[int, Path]]:
         """All sealed logs and dirty bitmaps that there are, with their epochs."""
         pattern = re.compile(re.escape(self.image.name) + r"\.(\d{6,18})\.(?:hrl|dirty)")
-        for name in files.names(self.image.parent):
+        for name in files.names(self.folder):
             match = pattern.fullmatch(name)
             if match:
-                yield int(match[1]), self.image.with_name(name)
+                yield int(match[1]), self.folder / name
 
     def refuse_confusion(self, files: Files) -> None:
         """RefusedError where another tracked image of the folder would take its files for this one's, or the reverse:
@@ -64,10 +99,22 @@ class Names:
         name = self.image.name
         base = re.fullmatch(r"(.+)\.\d{6,18}", name)
         others = re.compile(re.escape(name) + r"\.\d{6,18}\.tracking")
-        for there in files.names(self.image.parent):
+        for there in files.names(self.folder):
             if (base and there == f"{base[1]}.tracking") or others.fullmatch(there):
                 raise RefusedError(f"{self.image}: its logs would have the names of those of {there[:-9]}, "
                                    "which is tracked here too; rename one of the two images")  # fmt: skip
 
     def _beside(self, suffix: str) -> Path:
-        return self.image.with_name(self.image.name + suffix)
+        return self.folder / (self.image.name + suffix)
+
+
+def image_path(path: Path | str | os.PathLike[str]) -> Path:
+    """The path of an image without symbolic links; but a block device's as it is given, because what a link such as
+    /dev/vg/disk leads to has another name after the next boot."""
+    resolved = Path(path).resolve()
+    try:
+        if stat.S_ISBLK(os.stat(resolved).st_mode):
+            return Path(os.path.abspath(path))
+    except OSError:
+        pass
+    return resolved

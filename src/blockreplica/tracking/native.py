@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+import errno
+import json
+from typing import TYPE_CHECKING, Any
 
 from .. import kernels
 from ..errors import BlockReplicaError, BusyError, TrackingError, from_os_error
@@ -15,34 +16,42 @@ if TYPE_CHECKING:
 
 
 def open_tracker(
-    image: Path, *, files: Files, log_limit: int | None = None, settle_only: bool = False, suspect: bool = False
+    names: Names, *, files: Files, log_limit: int | None = None, settle_only: bool = False, suspect: bool = False
 ) -> Tracker:
-    """Open the tracker of `image`. The real file system is reached without Python; any other through its objects.
+    """Open the tracker of an image. The real file system is reached without Python; any other through its objects.
 
     RefusedError: another tracked image of the folder has a name that makes their logs collide.
     """
-    Names(image).refuse_confusion(files)
+    names.refuse_confusion(files)
     try:
         return kernels.Tracker(
-            image.parent,
-            image.name,
+            names.image.parent,
+            names.image.name,
             files=None if type(files) is Files else files,
             log_limit=log_limit or 0,
             settle_only=settle_only,
             suspect=suspect,
+            tracking_folder=names.folder if names.apart else None,
         )
     except kernels.TrackerFailure as failure:
-        raise typed(failure, image) from None
+        raise told(failure, names) from None
 
 
-def typed(failure: Exception, image: Path) -> BlockReplicaError:
+def told(failure: Exception, names: Names) -> BlockReplicaError:
     """The typed error for a TrackerFailure."""
-    kind, number, name, doing, detail = failure.args
-    path = image.with_name(name) if name and "/" not in name else Path(name or image)
-    if kind == "busy":
+    return typed(json.loads(failure.args[0]), names)
+
+
+def typed(failure: dict[str, Any], names: Names) -> BlockReplicaError:
+    """The typed error for a failure as `native/tracker_text.h` has it."""
+    name, doing, detail = failure["name"], failure["doing"], failure["number"]
+    path = names.image if name in ("", names.image.name) else names.folder / name
+    if failure["kind"] == "busy":
         holder = f"process {detail}" if detail else "another process, perhaps QEMU"
         return BusyError(f"{path}: {doing} failed: {holder} has it; close that first, or go through it")
-    if kind == "newer":
+    if failure["kind"] == "newer":
         hint = "a newer blockreplica wrote it: use that one"
         return TrackingError.at(path, 8, "version", wanted="at most 1", got=detail, hint=hint)
-    return from_os_error(OSError(number, ""), path, doing)
+    if failure["errno"] == errno.EBUSY:
+        return BusyError(f"{path}: {doing} failed; try again")
+    return from_os_error(OSError(failure["errno"], ""), path, doing)

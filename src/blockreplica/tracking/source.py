@@ -58,10 +58,13 @@ class ImageSource:
         self.state: SourceState = "untracked"
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, files: Files = FILES) -> ImageSource:
+    def open(
+        cls, path: str | os.PathLike[str], *, files: Files = FILES, tracking_dir: str | os.PathLike[str] | None = None
+    ) -> ImageSource:
         """Look at an image. NotFoundError: there is none; RefusedError: it is neither a file nor a block device."""
-        names = Names.of(Path(path))
+        names = Names.of(path, tracking_dir)
         require_image(names.image)
+        names.claim(files)
         files.open(names.image).close()
         source = cls(names, files)
         source.state = source._look()
@@ -85,7 +88,7 @@ class ImageSource:
 
     def status(self) -> TrackingStatus | None:
         """How the tracker is, when one has the image open."""
-        control = Control.connect(self.names.control)
+        control = Control.connect(self.names, self._files)
         if control is None:
             return None
         try:
@@ -103,7 +106,7 @@ class ImageSource:
 
     def ask(self) -> Control | None:
         """A connection to its tracker, when one has the image open."""
-        control = Control.connect(self.names.control)
+        control = Control.connect(self.names, self._files)
         if control is not None:
             self.state = "tracking"
         return control
@@ -143,7 +146,7 @@ class ImageSource:
             return HeldImage(file, state)
         file.close()  # the tracker takes the lock itself
         try:
-            open_tracker(self.path, files=self._files, settle_only=True).close()
+            open_tracker(self.names, files=self._files, settle_only=True).close()
         except BusyError:
             return None
         file = self._files.open(self.names.tracking, write=True)
@@ -164,7 +167,7 @@ class ImageSource:
 
     def sync_image(self) -> None:
         """Make what was written to the image durable. When it fails, nothing written to it may be let go."""
-        control = Control.connect(self.names.control)
+        control = Control.connect(self.names, self._files)
         if control is not None:
             try:
                 with control:
@@ -203,12 +206,12 @@ class ImageSource:
     def _distrust(self) -> None:
         """After a failed fsync of a closed image: one that succeeds later proves nothing, so all is compared again."""
         if self._files.exists(self.names.tracking):
-            open_tracker(self.path, files=self._files, settle_only=True, suspect=True).close()
+            open_tracker(self.names, files=self._files, settle_only=True, suspect=True).close()
 
     def _look(self) -> SourceState:
         if not self._files.exists(self.names.tracking):
             return "untracked"
-        control = Control.connect(self.names.control)
+        control = Control.connect(self.names, self._files)
         if control is not None:
             control.close()
             return "tracking"

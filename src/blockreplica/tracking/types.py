@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -24,25 +24,12 @@ class Cut:
     chain: UUID
 
     @classmethod
-    def from_native(cls, parts: tuple[bytes, int, int, bytes, int]) -> Cut:
-        """From what the C tracker returns."""
-        tracking_id, epoch, size, chain, time_ns = parts
-        return cls(UUID(bytes_le=tracking_id), epoch, size, time_ns / 1e9, UUID(bytes_le=chain))
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return asdict(self) | {"tracking_id": str(self.tracking_id), "chain": str(self.chain)}
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Cut:
-        """The reverse of `as_dict`; raises KeyError, TypeError or ValueError for anything else."""
+    def from_native(cls, fields: dict[str, Any]) -> Cut:
+        """From what a tracker answers."""
         return cls(
-            UUID(fields["tracking_id"]),
-            int(fields["epoch"]),
-            int(fields["size"]),
-            float(fields["time"]),
+            UUID(fields["tracking_id"]), int(fields["epoch"]), int(fields["size"]), fields["time_ns"] / 1e9,
             UUID(fields["chain"]),
-        )
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +50,8 @@ class EpochRecord:
 class TrackingStatus:
     """How a tracker is. `state` is "tracking", "bitmap only" (the log failed, until the next cut), "whole image"
     (an fsync of the image failed, until it is opened anew) or "critical" (a crash now would lose changes).
-    Bytes, but for `writes`, which counts those since the tracker was opened.
+    Bytes, but for `writes`, which counts those since the tracker was opened. `last_cut` is seconds since 1970, `found`
+    what the tracker's opening found: "nothing", "closed", "died", "suspect" or "damaged".
     """
 
     state: str
@@ -76,22 +64,24 @@ class TrackingStatus:
     log_error: str
     writes: int
     last_cut: float
+    found: str
 
     @classmethod
     def from_native(cls, fields: dict[str, Any]) -> TrackingStatus:
-        """From what the C tracker of this process returns."""
+        """From what a tracker answers."""
         number = fields["log_error"]
         return cls(
-            state=fields["condition"],
-            pid=os.getpid(),
+            state=fields["state"],
+            pid=fields["pid"],
             epoch=fields["epoch"],
             size=fields["size"],
-            log_bytes=fields["log_size"],
-            dirty_bytes=fields["dirty"],
+            log_bytes=fields["log_bytes"],
+            dirty_bytes=fields["dirty_bytes"],
             log_failed=number != 0,
             log_error=os.strerror(number) if number else "",
             writes=fields["writes"],
             last_cut=fields["last_cut_ns"] / 1e9,
+            found=fields["found"],
         )
 
 

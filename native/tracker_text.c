@@ -1,0 +1,48 @@
+/* What a tracker tells, as JSON objects. */
+#include "tracker_text.h"
+
+#include <unistd.h>
+
+static const char *const conditions[] = {"tracking", "bitmap only", "whole image", "critical"};
+static const char *const founds[] = {"nothing", "closed", "died", "suspect", "damaged"};
+static const char *const kinds[] = {"call", "busy", "newer"};
+
+static void number(struct br_text *text, const char *name, uint64_t value) {
+    br_text_add(text, ", \"%s\": %llu", name, (unsigned long long)value);
+}
+
+void br_text_status(struct br_text *text, struct br_tracker *tracker) {
+    struct br_status status;
+    br_tracker_status(tracker, &status);
+    br_text_add(text,
+                "{\"state\": \"%s\", \"found\": \"%s\", \"tracking_id\": ", conditions[status.condition],
+                founds[status.found]);
+    br_text_uuid(text, status.last.tracking_id);
+    number(text, "pid", (uint64_t)getpid());
+    number(text, "epoch", status.epoch);
+    number(text, "size", status.size);
+    number(text, "log_bytes", status.log_size);
+    number(text, "log_error", (uint64_t)status.log_error);
+    number(text, "dirty_bytes", status.dirty);
+    number(text, "writes", status.writes);
+    br_text_add(text, ", \"last_cut_ns\": %lld}", (long long)status.last.time_ns);
+}
+
+void br_text_cut(struct br_text *text, const struct br_cut *cut) {
+    br_text_add(text, "{\"tracking_id\": ");
+    br_text_uuid(text, cut->tracking_id);
+    number(text, "epoch", cut->epoch);
+    number(text, "size", cut->size);
+    br_text_add(text, ", \"time_ns\": %lld, \"chain\": ", (long long)cut->time_ns);
+    br_text_uuid(text, cut->chain);
+    br_text_add(text, "}");
+}
+
+void br_text_failure(struct br_text *text, const struct br_failure *failure) {
+    br_text_add(text, "{\"kind\": \"%s\", \"errno\": %d, \"name\": ", kinds[failure->kind], failure->error);
+    br_text_string(text, failure->name);
+    br_text_add(text, ", \"doing\": ");
+    br_text_string(text, failure->doing);
+    number(text, "number", failure->number);
+    br_text_add(text, "}");
+}

@@ -1,0 +1,13 @@
+/* What a tracker tells, as JSON objects: the same for a control socket, for Python, for whoever started a
+ * plugin. */
+#ifndef BR_TRACKER_TEXT_H
+#define BR_TRACKER_TEXT_H
+
+#include "text.h"
+#include "tracker.h"
+
+void br_text_status(struct br_text *text, struct br_tracker *tracker);
+void br_text_cut(struct br_text *text, const struct br_cut *cut);
+void br_text_failure(struct br_text *text, const struct br_failure *failure);
+
+#endif
