@@ -3,15 +3,21 @@
 The extension is built for the stable ABI of CPython 3.11, so one wheel serves every later version. The
 checksum kernels need `xxhash.h` (Debian: libxxhash-dev); without that header the extension builds all the
 same, and the Python package xxhash computes the checksums.
+
+The nbdkit plugin `_nbdkit.so` is the same C core without any Python; it is built where nbdkit's header is
+(Debian: nbdkit-plugin-dev) and left out elsewhere: `blockreplica export` then says what is missing.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import tempfile
 from glob import glob
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 try:  # setuptools carries bdist_wheel since version 70.1, the wheel package before that
     from setuptools.command.bdist_wheel import bdist_wheel
@@ -49,6 +55,53 @@ native = Extension(
     py_limited_api=True,
 )
 
+plugin = Extension(
+    "blockreplica._nbdkit",
+    sources=[one for one in native.sources if not os.path.basename(one).startswith(("py_", "module"))]
+    + ["native/nbdkit/plugin.c"],
+    depends=native.depends,
+    include_dirs=["native"],
+    extra_compile_args=flags,
+    extra_link_args=native.extra_link_args,
+    py_limited_api=True,
+    optional=True,
+)
+
+
+class Build(build_ext):
+    """Leaves the plugin out where it can't be built; gives it a name without any Python's tag."""
+
+    def build_extensions(self) -> None:
+        if not self._has_nbdkit():
+            print("nbdkit-plugin.h is missing: built without the nbdkit plugin, `blockreplica export` will not work")
+            self.extensions = [one for one in self.extensions if one is not plugin]
+        super().build_extensions()
+
+    def get_ext_filename(self, fullname: str) -> str:
+        if fullname.rpartition(".")[2] == "_nbdkit":
+            return os.path.join(*fullname.split(".")) + ".so"
+        return super().get_ext_filename(fullname)
+
+    def get_export_symbols(self, ext: Extension) -> list[str]:
+        return [] if ext is plugin else super().get_export_symbols(ext)
+
+    def _has_nbdkit(self) -> bool:
+        if os.environ.get("BLOCKREPLICA_NO_NBDKIT_H"):
+            return False
+        with tempfile.TemporaryDirectory() as folder:
+            source = os.path.join(folder, "probe.c")
+            with open(source, "w") as file:
+                file.write("#define NBDKIT_API_VERSION 2\n#include <nbdkit-plugin.h>\n"
+                           "static struct nbdkit_plugin p; void *use = &p.block_size;\n")  # fmt: skip
+            try:
+                command = [*self.compiler.compiler, *os.environ.get("CFLAGS", "").split()]
+                return (
+                    subprocess.run([*command, "-c", source, "-o", source + ".o"], capture_output=True).returncode == 0
+                )
+            except OSError:
+                return False
+
+
 if sys.platform != "linux":
     sys.exit("blockreplica runs on Linux only")
-setup(ext_modules=[native], cmdclass={"bdist_wheel": AbiWheel})
+setup(ext_modules=[native, plugin], cmdclass={"bdist_wheel": AbiWheel, "build_ext": Build})

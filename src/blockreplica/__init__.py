@@ -20,15 +20,17 @@ if TYPE_CHECKING:
     from .replication import SyncResult
     from .service.registry import protect, relationship, relationships, unprotect
     from .tracking import Cut, TrackedImage, track
+    from .tracking.export import Export, export
 
 __version__ = "0.1.0"
 __all__ = [
-    "Cut", "PointRecord", "Progress", "Relationship", "Status", "SyncResult", "TrackedImage", "VerifyReport",
-    "protect", "relationship", "relationships", "track", "unprotect",
+    "Cut", "Export", "PointRecord", "Progress", "Relationship", "Status", "SyncResult", "TrackedImage", "VerifyReport",
+    "export", "protect", "relationship", "relationships", "track", "unprotect",
 ]  # fmt: skip
 
 _HOMES = {
-    "Cut": "tracking", "TrackedImage": "tracking", "track": "tracking", "PointRecord": "manifest",
+    "Cut": "tracking", "Export": "tracking.export", "export": "tracking.export",
+    "TrackedImage": "tracking", "track": "tracking", "PointRecord": "manifest",
     "Progress": "progress", "Relationship": "protection", "Status": "protection", "SyncResult": "replication",
     "VerifyReport": "recovery.verify", "protect": "service.registry", "relationship": "service.registry",
     "relationships": "service.registry", "unprotect": "service.registry",

@@ -23,6 +23,7 @@ COMMANDS = {
     "resync": "sync",
     "points": "points",
     "recover": "recover",
+    "export": "export",
     "status": "status",
     "verify": "verify",
     "unprotect": "unprotect",

@@ -1,0 +1,80 @@
+"""`blockreplica export`: serves a tracked image over NBD."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import click
+
+from .common import json_option, size
+
+
+@click.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option("--socket", type=click.Path(path_type=Path), metavar="PATH", help="Unix socket [default: IMAGE.nbd].")
+@click.option("--tcp", metavar="HOST:PORT", help="Listen there instead; needs --tls-certificates.")
+@click.option(
+    "--tls-certificates",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Certificates as nbdkit wants them; clients must have one of the same authority.",
+)
+@click.option("--tracking-dir", type=click.Path(path_type=Path), metavar="DIR", help="Where its logs are.")
+@click.option("--log", type=click.Choice(["always"]), default="always", show_default=True, help="When a log is kept.")
+@click.option("--log-limit", type=size, metavar="SIZE", help="Of one epoch's log [default: half of the image].")
+@click.option("--read-only", is_flag=True, help="Clients may not write.")
+@click.option("--detach", is_flag=True, help="Return when it is ready; it ends by a SIGTERM to its process.")
+@click.option("--pid-file", type=click.Path(path_type=Path), metavar="FILE", help="Written when it is ready.")
+@json_option
+def export(
+    image: Path,
+    socket: Path | None,
+    tcp: str | None,
+    tls_certificates: Path | None,
+    tracking_dir: Path | None,
+    log: str,
+    log_limit: int | None,
+    read_only: bool,
+    detach: bool,
+    pid_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Serve IMAGE over NBD; every change goes into the image and its change log.
+
+    Runs until SIGTERM or Ctrl-C, then seals the log and removes the socket.
+    """
+    import blockreplica as br
+
+    ending = False
+
+    def end(*_: object) -> None:
+        nonlocal ending
+        ending = True
+        if begun is not None:
+            begun.terminate()
+
+    begun: br.Export | None = None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    begun = br.export(
+        image, socket=socket, tcp=tcp, tls=tls_certificates, tracking_dir=tracking_dir, log=log, log_limit=log_limit,
+        read_only=read_only, detach=detach, pid_file=pid_file,
+    )  # fmt: skip
+    if ending:
+        begun.terminate()
+    _tell(begun, as_json=as_json)
+    if not detach:
+        begun.wait()
+
+
+def _tell(begun: object, *, as_json: bool) -> None:
+    from blockreplica import Export
+
+    assert isinstance(begun, Export)
+    if as_json:
+        import json
+
+        click.echo(json.dumps({"uri": begun.uri, "pid": begun.pid}))
+    else:
+        click.echo(begun.uri)
