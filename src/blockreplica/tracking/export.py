@@ -170,25 +170,18 @@ def export(
     names = Names.of(path, tracking_dir)
     _require_image(names)
     names.claim(FILES)
+    names.refuse_confusion(FILES)
     _refuse_second(names)
     place = _place(names, socket, tcp, tls)
     _clear(place)
-    command = [program, "-f", "--exportname=", *place.arguments()]
-    leftovers = [] if place.socket is None else [place.socket]
-    if read_only:
-        command.append("-r")
-    if not detach and threading.current_thread() is threading.main_thread():
-        command.append("--exit-with-parent")  # the system means by this the end of the thread that began it
-    command += [str(PLUGIN), f"image={names.image}", f"log={log}"]
-    if names.apart:
-        command.append(f"tracking-dir={names.folder}")
-    if log_limit:
-        command.append(f"log-limit={log_limit}")
     pid_path = Path(os.path.abspath(pid_file)) if pid_file is not None else None
-    if pid_path is not None:
-        leftovers.append(pid_path)
-    command += [f"remove={leftover}" for leftover in leftovers]
-    begun = _start(command, place, names, detach=detach)
+    server = [program, "-f", *place.arguments(), *(["-r"] if read_only else [])]
+    if not detach and threading.current_thread() is threading.main_thread():
+        server.append("--exit-with-parent")  # the system means by this the end of the thread that began it
+    plugin = [str(PLUGIN), f"image={names.image}", f"log={log}", f"log-limit={log_limit or 0}"]
+    plugin += [f"tracking-dir={names.folder}"] if names.apart else []
+    plugin += [f"remove={leftover}" for leftover in (place.socket, pid_path) if leftover is not None]
+    begun = _start([*server, *plugin], place, names, detach=detach)
     if pid_path is not None:
         FILES.write_durably(pid_path, b"%d\n" % begun.pid)
     return begun
