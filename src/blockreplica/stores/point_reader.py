@@ -55,7 +55,7 @@ class PointReader:
         self._logs: dict[int, File] = {}
         try:
             self._refresh()
-            missing = self._epoch + len(self._indexes) + 1
+            missing = self._next_epoch()
             if missing <= newest:
                 raise DamageError(f"{layout.undo_index(missing)}: the undo index is missing; points before epoch "
                                   f"{missing} can't be read")  # fmt: skip
@@ -163,11 +163,11 @@ class PointReader:
         return entries, [*bad.values()]
 
     def _refresh(self) -> None:
-        """See every index there is by now: each epoch after the first has one, so the first gap is the end."""
+        """See every index there is by now: each tells which epoch comes after it, so the first gap is the end."""
         if self._indexes:
             self._indexes[-1].refresh()
         while True:
-            path = self._layout.undo_index(self._epoch + len(self._indexes) + 1)
+            path = self._layout.undo_index(self._next_epoch())
             index = UndoIndex.probe(path, files=self._files)
             if index is None:
                 return
@@ -176,15 +176,18 @@ class PointReader:
             self._indexes.append(index)
             index.refresh()
 
+    def _next_epoch(self) -> int:
+        return (self._indexes[-1].last if self._indexes else self._epoch) + 1
+
     def _log(self, at: int) -> File:
         log = self._logs.get(at)
         if log is None:
             if len(self._logs) >= _OPEN_LOGS:
                 self._logs.pop(next(iter(self._logs))).close()
-            path = self._layout.undo_log(self._epoch + at + 1)
+            path = self._indexes[at].log_path
             try:
                 log = self._logs[at] = self._files.open(path)
             except NotFoundError:
-                raise DamageError(f"{path}: the undo log is missing; points before epoch {self._epoch + at + 1} "
+                raise DamageError(f"{path}: the undo log is missing; points before epoch {self._indexes[at].first} "
                                   "can't be read where it changed the disk") from None  # fmt: skip
         return log

@@ -5,11 +5,14 @@ While an epoch is being applied rows are appended; a row stands in the file befo
 index is written again, sorted, and replaces the first.
 
     header, 64 bytes: magic 8, version u32, row size u32, log UUID 16, extent rows u64, checksum rows u64,
-                      12 zero bytes, CRC-32C u32; both counts are 2^64-1 while rows are being appended
+                      last epoch u64, 4 zero bytes, CRC-32C u32; both counts are 2^64-1 while rows are being appended
     extent row:       disk offset u64, log offset u64, length u64, kind u8 (1 data, 2 zeros), 3 zero bytes, CRC u32
     checksum row:     block u64, checksum 16, kind u8 (3 known, 4 unknown), 3 zero bytes, CRC u32
 
 All little-endian; row CRCs are CRC-32C over the first 28 bytes, keyed by the log's UUID.
+
+An index is named by the first epoch that it undoes; `last` is the last one, where pruning merged several (0: that one
+alone), and the index behind it is that of epoch `last` + 1. Final indexes hold no descriptor: there may be thousands.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from ..hrl import LogReader
 
 MAGIC = b"brepundo"
 VERSION = 1
-HEADER = struct.Struct("<8sII16sQQ12xI")
+HEADER = struct.Struct("<8sII16sQQQ4xI")
 assert HEADER.size == 64
 _TAIL = [("kind", "u1"), ("pad", "V3"), ("crc", "<u4")]
 ROW = np.dtype([("offset", "<u8"), ("log_offset", "<u8"), ("length", "<u8"), *_TAIL])
@@ -48,9 +51,9 @@ def key_of(log_id: UUID) -> int:
     return kernels.crc32c(log_id.bytes)
 
 
-def header(log_id: UUID, extents: int = OPEN, checksums: int = OPEN) -> bytes:
+def header(log_id: UUID, extents: int = OPEN, checksums: int = OPEN, *, last: int = 0) -> bytes:
     """The header bytes of an index."""
-    head = HEADER.pack(MAGIC, VERSION, ROW.itemsize, log_id.bytes, extents, checksums, 0)
+    head = HEADER.pack(MAGIC, VERSION, ROW.itemsize, log_id.bytes, extents, checksums, last, 0)
     return head[:-4] + struct.pack("<I", kernels.crc32c(head[:-4]))
 
 
@@ -88,7 +91,10 @@ class _Held:
 
 
 class UndoIndex:
-    """A reader's view of one index, which may still be growing; `refresh` before each look."""
+    """A reader's view of one index, which may still be growing; `refresh` before each look.
+
+    It undoes epochs `first` to `last`; its log is `log_path`.
+    """
 
     def __init__(self, path: Path, *, files: Files) -> None:
         self.path = path
@@ -101,45 +107,62 @@ class UndoIndex:
         return cls(path, files=files) if files.exists(path) else None
 
     def _load(self) -> None:
-        self._file: File = self._files.open(self.path)
-        raw = self._file.pread(HEADER.size, 0)
-        if len(raw) < HEADER.size:
-            self._file.close()
-            raise StateError.at(self.path, 0, "undo index", wanted="a header of 64 bytes", got=f"{len(raw)} bytes")
-        magic, version, row_size, log_id, extents, checksums, crc = HEADER.unpack(raw)
-        if magic != MAGIC or crc != kernels.crc32c(raw[:-4]) or version != VERSION or row_size != ROW.itemsize:
-            self._file.close()
-            raise StateError.at(self.path, 0, "undo index header", wanted=f"version {VERSION} with its CRC",
-                                got=repr(raw[:16]))  # fmt: skip
-        self.log_id = UUID(bytes=log_id)
-        self._key = key_of(self.log_id)
-        self.growing = extents == OPEN
-        self._inode = os.fstat(self._file.fileno()).st_ino
-        self._extent_count: int = 0 if self.growing else extents
-        self._checksum_count: int = 0 if self.growing else checksums
-        size = self._file.size()
-        if not self.growing and size != HEADER.size + 32 * (extents + checksums):
-            raise StateError.at(self.path, 32, "undo index", wanted=f"{extents}+{checksums} rows", got=f"{size} bytes")
+        file = self._files.open(self.path)
+        self._growing_file: File | None = None
+        try:
+            self._parse(file.pread(HEADER.size, 0), file.size())
+            self._inode = os.fstat(file.fileno()).st_ino
+            if self.growing:
+                self._growing_file = file
+        finally:
+            if self._growing_file is None:
+                file.close()
         self._held = [_Held(1, 0, np.zeros(0, ROW))] * 2
         self._loaded = np.zeros(0, ROW)
         self._torn = -1  # rows in the file when a torn one was met
         self._extents = np.zeros(0, ROW)
         self._checksums = np.zeros(0, ROW)
 
+    def _parse(self, raw: bytes, size: int) -> None:
+        if len(raw) < HEADER.size:
+            raise StateError.at(self.path, 0, "undo index", wanted="a header of 64 bytes", got=f"{len(raw)} bytes")
+        magic, version, row_size, log_id, extents, checksums, last, crc = HEADER.unpack(raw)
+        if magic != MAGIC or crc != kernels.crc32c(raw[:-4]) or version != VERSION or row_size != ROW.itemsize:
+            raise StateError.at(self.path, 0, "undo index header", wanted=f"version {VERSION} with its CRC",
+                                got=repr(raw[:16]))  # fmt: skip
+        self.first = int(self.path.stem)
+        self.last: int = last or self.first
+        self.log_id = UUID(bytes=log_id)
+        self._key = key_of(self.log_id)
+        self.growing = extents == OPEN
+        self._extent_count: int = 0 if self.growing else extents
+        self._checksum_count: int = 0 if self.growing else checksums
+        if self.last < self.first or (
+            not self.growing and size != HEADER.size + 32 * (self._extent_count + self._checksum_count)
+        ):
+            raise StateError.at(self.path, 32, "undo index", wanted=f"{extents}+{checksums} rows", got=f"{size} bytes")
+
+    @property
+    def log_path(self) -> Path:
+        """Where its log stands, if it has one."""
+        name = f"{self.first:06d}" if self.last == self.first else f"{self.first:06d}-{self.last:06d}"
+        return self.path.with_name(f"{name}.hrl")
+
     def refresh(self) -> None:
         """See what was appended, and whether the sorted index took this one's place."""
         try:
             if os.stat(self.path).st_ino != self._inode:
-                self._file.close()
+                self.close()
                 self._load()
         except FileNotFoundError:
             return
-        if not self.growing:
+        file = self._growing_file
+        if not self.growing or file is None:
             return
-        count = (self._file.size() - HEADER.size) // 32
+        count = (file.size() - HEADER.size) // 32
         if count <= len(self._loaded):
             return
-        raw = self._file.pread(32 * (count - len(self._loaded)), HEADER.size + 32 * len(self._loaded))
+        raw = file.pread(32 * (count - len(self._loaded)), HEADER.size + 32 * len(self._loaded))
         fresh = np.frombuffer(raw[: len(raw) // 32 * 32], ROW)
         good = good_rows(fresh, self._key)
         if good == 0 and self._torn == count:
@@ -179,15 +202,17 @@ class UndoIndex:
         if self.growing:
             self.refresh()
             return self._loaded
-        return self._rows(0, self._extent_count + self._checksum_count)
+        with self._files.open(self.path) as file:
+            return self._rows(file, 0, self._extent_count + self._checksum_count)
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file of one that grows."""
+        if self._growing_file is not None:
+            self._growing_file.close()
 
-    def _rows(self, low: int, high: int) -> Rows:
+    def _rows(self, file: File, low: int, high: int) -> Rows:
         raw = bytearray(32 * (high - low))
-        got = self._file.pread_into(raw, HEADER.size + 32 * low)
+        got = file.pread_into(raw, HEADER.size + 32 * low)
         rows = np.frombuffer(raw, ROW)
         good = good_rows(rows, self._key) if got == len(raw) else got // 32
         if good < len(rows):
@@ -200,23 +225,26 @@ class UndoIndex:
         one before. Whoever goes through the disk finds most of them in memory."""
         if self.growing:
             return _around((self._extents, self._checksums)[sort], start, end)
+        base, count = (0, self._extent_count) if sort == 0 else (self._extent_count, self._checksum_count)
         held = self._held[sort]
+        if count == 0:
+            return held.rows[:0]
         if not (held.start <= start and end <= held.end):
-            base, count = (0, self._extent_count) if sort == 0 else (self._extent_count, self._checksum_count)
-            low = max(self._bisect(start, base, count) - 1, 0)
-            rows = self._rows(base + low, base + min(count, low + HELD_ROWS))
-            reach = OPEN if low + len(rows) == count else int(rows["offset"][-1])
-            held = self._held[sort] = _Held(start, reach, rows)
-            if end > reach:
-                return self._rows(base + low, base + self._bisect(end, base, count))
+            with self._files.open(self.path) as file:
+                low = max(self._bisect(file, start, base, count) - 1, 0) if count > HELD_ROWS else 0
+                rows = self._rows(file, base + low, base + min(count, low + HELD_ROWS))
+                reach = OPEN if low + len(rows) == count else int(rows["offset"][-1])
+                held = self._held[sort] = _Held(start if low else 0, reach, rows)
+                if end > reach:
+                    return self._rows(file, base + low, base + self._bisect(file, end, base, count))
         return _around(held.rows, start, end)
 
-    def _bisect(self, wanted: int, base: int, count: int) -> int:
+    def _bisect(self, file: File, wanted: int, base: int, count: int) -> int:
         """How many of the `count` rows from row `base` of the file on have a first field below `wanted`."""
         low, high = 0, count
         while low < high:
             middle = (low + high) // 2  # each row checked: a flipped bit here would hide rows that are right
-            if int(self._rows(base + middle, base + middle + 1)["offset"][0]) < wanted:
+            if int(self._rows(file, base + middle, base + middle + 1)["offset"][0]) < wanted:
                 low = middle + 1
             else:
                 high = middle
@@ -251,7 +279,8 @@ def valid_prefix(path: Path, *, files: Files) -> tuple[UUID | None, Rows]:
         index = UndoIndex(path, files=files)
     except (FormatError, NotFoundError):
         return None, np.zeros(0, ROW)
-    with index._file as file:
+    index.close()
+    with files.open(path) as file:
         raw = file.pread((file.size() - HEADER.size) // 32 * 32, HEADER.size)
     rows = np.frombuffer(raw, ROW)
     return index.log_id, rows[: good_rows(rows, key_of(index.log_id))]
