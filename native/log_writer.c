@@ -52,20 +52,33 @@ static void finish_group(struct br_log *log) {
     log->open = 0;
 }
 
-int br_log_reserve(struct br_log *log, const struct hrl_entry *entry, struct br_place *place) {
+int br_log_reserve(struct br_log *log, const struct hrl_entry *entry, struct br_place *place, bool *lost) {
     uint64_t after = log->position + hrl_data_length(entry) + HRL_METADATA_SIZE;
     if (after > (log->limit ? log->limit : (uint64_t)INT64_MAX))
         return EFBIG;
-    hrl_encode_entry(entry, hrl_slot(log->block, log->open++));
+    uint8_t *slot = hrl_slot(log->block, log->open);
+    hrl_encode_entry(entry, slot);
     place->data_at = log->position;
     place->block_at = 0;
+    place->group = log->number;
+    place->index = log->open++;
+    if (log->record && br_record_reserve(log->record, place->group, place->index, slot) != 0)
+        *lost = true;
     log->position += hrl_data_length(entry);
-    if (log->open == log->format.room) {
-        place->block_at = log->position;
-        finish_group(log);
-        memcpy(place->block, log->block, HRL_METADATA_SIZE);
-    }
+    if (log->open < log->format.room)
+        return 0;
+    place->block_at = log->position;
+    finish_group(log);
+    memcpy(place->block, log->block, HRL_METADATA_SIZE);
+    if (log->record && br_record_group(log->record, log->number, log->position, log->last_block) != 0)
+        *lost = true;
     return 0;
+}
+
+/* What is not known to be confirmed is read again after a death: an error costs no more than that. */
+void br_log_confirm(struct br_log *log, const struct br_place *place) {
+    if (log->record)
+        br_record_confirm(log->record, place->group, place->index, place->block_at != 0);
 }
 
 int br_log_put(struct br_log *log, const struct hrl_entry *entry, const void *data,
@@ -78,18 +91,19 @@ int br_log_put(struct br_log *log, const struct hrl_entry *entry, const void *da
     return error;
 }
 
+int br_log_finish_group(struct br_log *log) {
+    uint64_t at = log->position;
+    finish_group(log);
+    return log->file->ops->pwrite(log->file, log->block, HRL_METADATA_SIZE, at);
+}
+
 uint64_t br_log_entries(const struct br_log *log) {
     return log->entries + log->open;
 }
 
 int br_log_seal(struct br_log *log) {
     struct br_file *file = log->file;
-    int error = 0;
-    if (log->open) {
-        uint64_t at = log->position;
-        finish_group(log);
-        error = file->ops->pwrite(file, log->block, HRL_METADATA_SIZE, at);
-    }
+    int error = log->open ? br_log_finish_group(log) : 0;
     if (!error)
         error = file->ops->sync(file);
     if (error)

@@ -1,9 +1,9 @@
 /* The change log of one epoch, written by many threads at once: a place is reserved under the owner's lock,
- * data is put there outside of it.
+ * data is put there outside of it, and confirmed under the lock once image and log have it.
  *
- * Only br_log_reserve and br_log_totals need the owner's lock. Entries stand in the order of their
- * reservations, so two writes that hold overlapping range locks one after the other stand in the order in
- * which they reached the image.
+ * Only br_log_reserve, br_log_confirm and br_log_entries need the owner's lock. Entries stand in the order of
+ * their reservations, so two writes that hold overlapping range locks one after the other stand in the order
+ * in which they reached the image. What is reserved and confirmed stands in the epoch's open record, too.
  */
 #ifndef BR_LOG_WRITER_H
 #define BR_LOG_WRITER_H
@@ -11,10 +11,12 @@
 #include <stdint.h>
 
 #include "hrl.h"
+#include "open_record.h"
 #include "ops.h"
 
 struct br_log {
     struct br_file *file;
+    struct br_record *record; /* NULL: none is kept */
     struct hrl_header header;
     struct hrl_log format;
     uint64_t limit;                   /* the log never grows beyond; 0: no limit */
@@ -29,7 +31,8 @@ struct br_log {
 /* Where an entry's data goes, and the metadata block that its group's last entry brings along. */
 struct br_place {
     uint64_t data_at;
-    uint64_t block_at; /* 0: none */
+    uint64_t block_at;     /* 0: none */
+    uint32_t group, index; /* in the open record */
     uint8_t block[HRL_METADATA_SIZE];
 };
 
@@ -37,12 +40,19 @@ struct br_place {
 int br_log_create(struct br_log *log, struct br_file *file, const uint8_t unique_id[16],
                   const uint8_t previous_id[16], const uint8_t tracking_id[16], uint64_t limit);
 
-/* Reserve the entry's place. EFBIG: the log would grow beyond its limit. */
-int br_log_reserve(struct br_log *log, const struct hrl_entry *entry, struct br_place *place);
+/* Reserve the entry's place. EFBIG: the log would grow beyond its limit. `lost`: the open record could not be
+ * kept. */
+int br_log_reserve(struct br_log *log, const struct hrl_entry *entry, struct br_place *place, bool *lost);
+
+/* The image has what the entry says, and br_log_put was done. */
+void br_log_confirm(struct br_log *log, const struct br_place *place);
 
 /* Put data (may be NULL when the entry has none) and block, if any, where `place` says. */
 int br_log_put(struct br_log *log, const struct hrl_entry *entry, const void *data,
                const struct br_place *place);
+
+/* Finish the open group with its block, and write that. */
+int br_log_finish_group(struct br_log *log);
 
 /* All entries in it, and the bytes it has. */
 uint64_t br_log_entries(const struct br_log *log);

@@ -67,12 +67,13 @@ int br_tracker_flush(struct br_tracker *tracker) {
 
 /* The image ends early: what it loses was its last change there. */
 static int shrink(struct br_tracker *tracker, uint64_t from, uint64_t to) {
-    struct br_epoch *epoch = br_epoch_enter(tracker, to, from - to);
-    br_log_zero(tracker, epoch, to, from - to);
+    struct br_change change;
+    br_change_begin(tracker, &change, to, from - to);
+    br_log_zero(tracker, change.epoch, to, from - to);
     int error = tracker->image->ops->truncate(tracker->image, to);
     if (error)
-        br_log_content(tracker, epoch, to, from - to);
-    br_epoch_leave(tracker, epoch);
+        br_log_content(tracker, change.epoch, to, from - to);
+    br_change_end(tracker, &change);
     return error;
 }
 

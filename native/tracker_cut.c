@@ -42,6 +42,19 @@ static int create_log(struct br_tracker *tracker, struct br_epoch *epoch, const 
     return error;
 }
 
+/* The slot's open record now speaks of this epoch. */
+static int begin_record(struct br_tracker *tracker, struct br_epoch *epoch) {
+    pthread_mutex_lock(&tracker->mutex);
+    struct br_log *log = br_logged(epoch) ? &epoch->log : NULL;
+    int error = br_record_begin(&epoch->record, epoch->number, tracker->session, epoch->id,
+                                log ? log->position : 0, log ? log->last_block : 0);
+    epoch->log.record = &epoch->record;
+    pthread_mutex_unlock(&tracker->mutex);
+    if (error)
+        br_report_lost(tracker, epoch);
+    return 0;
+}
+
 int br_epoch_begin(struct br_tracker *tracker, uint32_t slot, uint64_t number, const uint8_t previous[16],
                    const char *suffix) {
     char name[BR_NAME];
@@ -52,8 +65,10 @@ int br_epoch_begin(struct br_tracker *tracker, uint32_t slot, uint64_t number, c
     if (error)
         return error;
     br_name(tracker, suffix, name);
+    epoch->record.tracking = &tracker->tracking;
+    epoch->record.slot = slot;
     epoch->log_error = create_log(tracker, epoch, previous, name);
-    return 0;
+    return begin_record(tracker, epoch);
 }
 
 void br_log_drop(struct br_tracker *tracker, struct br_epoch *epoch, int error) {
@@ -61,7 +76,10 @@ void br_log_drop(struct br_tracker *tracker, struct br_epoch *epoch, int error) 
     bool first = !epoch->log_error;
     if (first)
         epoch->log_error = error;
+    int lost = first ? br_record_no_log(&epoch->record) : 0;
     pthread_mutex_unlock(&tracker->mutex);
+    if (lost) /* the file calls a log whole that is not */
+        br_report_lost(tracker, epoch);
     if (first && epoch->log.file) /* the image may need the room */
         epoch->log.file->ops->truncate(epoch->log.file, 0);
 }

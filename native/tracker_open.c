@@ -2,7 +2,9 @@
  *
  *     closed in order, identity as recorded    nothing happened; the next epoch's log continues the chain
  *     closed in order, another identity        somebody changed it: that epoch ends with no artifacts
- *     died, in this boot, identity provable    the epoch ends with what both slots say, and without a log
+ *     died, in this boot, identity provable    the epoch ends with its bits, and with its log, finished from
+ *                                              the open record (tracker_recover.c); so does the next one,
+ *                                              where a cut was under way
  *     died otherwise                           the epoch ends with no artifacts
  *     tracking file missing or damaged         a new tracking UUID
  *
@@ -30,10 +32,10 @@ static bool fits_stamps(const struct br_tracking *tracking, const struct br_iden
 }
 
 /* How the epoch that the state names ended: it goes on where it was closed. */
-static enum br_found judge(const struct br_tracking *tracking, const struct br_identity *now, bool known,
+static enum br_found judge(const struct br_tracking *tracking, const struct br_identity *now, bool provable,
                            const uint8_t boot[16]) {
     const struct br_state *state = &tracking->state;
-    if (!known || state->suspect)
+    if (!provable || state->suspect)
         return BR_FOUND_SUSPECT;
     if (state->clean)
         return br_identity_equal(now, &state->identity) ? BR_FOUND_CLOSED : BR_FOUND_SUSPECT;
@@ -68,8 +70,9 @@ static int start_anew(struct br_tracker *tracker) {
     return error ? error : br_random_uuid(state->chain);
 }
 
-/* End the epoch that the state names, in memory; artifacts are on disk then. */
-static int end_interrupted(struct br_tracker *tracker, enum br_found found) {
+/* End the epoch that the state names, in memory; artifacts are on disk then. `head`: its open record, if that
+ * is known; `slot`: where its bits are, -1: they are not trusted. */
+static int end_epoch(struct br_tracker *tracker, int slot, const struct br_record_head *head) {
     struct br_tracking *tracking = &tracker->tracking;
     struct br_folder *folder = tracker->folder;
     char log[BR_NAME], dirty[BR_NAME];
@@ -77,16 +80,15 @@ static int end_interrupted(struct br_tracker *tracker, enum br_found found) {
     int error = br_random_uuid(id);
     if (error)
         return error;
+    if (head)
+        memcpy(id, head->id, 16);
     br_epoch_name(tracker, tracking->state.epoch, ".hrl", log);
     br_epoch_name(tracker, tracking->state.epoch, ".dirty", dirty);
-    error = folder->ops->unlink(folder, log); /* a cut that was not recorded had got this far */
-    if (!error && found == BR_FOUND_DIED) {
-        error = br_tracking_merge(tracking, 0, 1);
-        if (!error)
-            error = br_dirty_save(folder, dirty, tracking, 0, id);
-    }
-    if (error ||
-        found == BR_FOUND_SUSPECT) /* without its bitmap the whole image is suspect, which is no error */
+    if (slot < 0 || !head || !br_recover_log(tracker, (uint32_t)slot, head, tracking->state.epoch))
+        error = folder->ops->unlink(folder, log); /* a cut that was not recorded had got this far */
+    if (!error && slot >= 0)
+        error = br_dirty_save(folder, dirty, tracking, (uint32_t)slot, id);
+    if (error || slot < 0) /* without its bitmap the whole image is suspect, which is no error */
         error = folder->ops->unlink(folder, dirty);
     if (!error)
         error = folder->ops->sync(folder);
@@ -95,6 +97,60 @@ static int end_interrupted(struct br_tracker *tracker, enum br_found found) {
     tracking->state.size = tracker->size;
     tracking->state.cut_ns = br_wall_clock();
     return error;
+}
+
+/* The open record of a slot, if it is that of epoch `epoch` of the tracker that died. */
+static bool known(const struct br_tracking *tracking, uint32_t slot, uint64_t epoch,
+                  struct br_record_head *head) {
+    return br_record_read(tracking, slot, head) && head->epoch == epoch &&
+           head->session == tracking->state.session;
+}
+
+/* Whether the tracker died before it began an epoch: then bits are those of the session before, and saved. */
+static bool began_nothing(const struct br_tracking *tracking) {
+    struct br_record_head head;
+    for (uint32_t slot = 0; slot < 2; slot++)
+        if (tracking->marked[slot] &&
+            (!br_record_read(tracking, slot, &head) || head.session == tracking->state.session))
+            return false;
+    return true;
+}
+
+/* What a tracker that died in this boot left: one epoch, or two where the word had cut it already. Writes
+ * went to the one that they belong to, so whether the instant had come need not be known: without a write
+ * behind it there is nothing of the second epoch. */
+static int end_died(struct br_tracker *tracker) {
+    struct br_tracking *tracking = &tracker->tracking;
+    struct br_record_head head, next;
+    uint32_t slot = tracking->state.slot;
+    bool have = known(tracking, slot, tracking->state.epoch, &head);
+    bool two = tracking->marked[!slot] && known(tracking, !slot, tracking->state.epoch + 1, &next);
+    if (!have && began_nothing(tracking))
+        return 0;
+    int error = two ? 0 : br_tracking_merge(tracking, slot, !slot);
+    if (!error)
+        error = end_epoch(tracker, (int)slot, have ? &head : NULL);
+    if (!error && two)
+        error = end_epoch(tracker, !slot, &next);
+    return error;
+}
+
+/* End the epoch that was interrupted; `now` is the image's identity as it was judged. */
+static int end_interrupted(struct br_tracker *tracker, const struct br_identity *now) {
+    struct br_identity after;
+    struct br_file *image = tracker->image;
+    /* What the dead one wrote may stand in memory alone, and nothing says where once its record is gone. */
+    if (tracker->found == BR_FOUND_DIED && image->ops->sync(image) != 0) {
+        tracker->image_failed = true;
+        tracker->found = BR_FOUND_SUSPECT;
+    }
+    if (tracker->found == BR_FOUND_SUSPECT)
+        return end_epoch(tracker, -1, NULL);
+    int error = end_died(tracker);
+    if (!error && br_identity_of(image->ops->fileno(image), &after) == 0 && br_identity_equal(now, &after))
+        return 0;
+    tracker->found = BR_FOUND_SUSPECT; /* somebody writes it while we read */
+    return error ? error : end_epoch(tracker, -1, NULL);
 }
 
 static void remove_open_logs(struct br_tracker *tracker) {
@@ -144,8 +200,8 @@ static int record_closed(struct br_tracker *tracker) {
 
 /* Settle without tracking: the image's sync stands before the record of its identity. */
 static int settle(struct br_tracker *tracker, bool suspect) {
-    tracker->image_failed = suspect;
-    if (suspect)
+    tracker->image_failed |= suspect;
+    if (tracker->image_failed)
         return br_save_state(tracker);
     int error = br_tracker_flush(tracker);
     return error ? error : record_closed(tracker);
@@ -166,16 +222,16 @@ static int take_over(struct br_tracker *tracker, enum br_loaded loaded, const st
     br_boot_id(boot);
     if (options->boot_id)
         memcpy(boot, options->boot_id, 16);
-    bool known = br_identity_of(tracker->image->ops->fileno(tracker->image), &now) == 0;
+    bool provable = br_identity_of(tracker->image->ops->fileno(tracker->image), &now) == 0;
     int error = loaded == BR_LOADED ? 0 : start_anew(tracker);
     if (!error)
         error = br_tracking_cover(tracking, loaded == BR_LOADED ? tracking->state.covered : tracker->size);
     if (error)
         return error;
     if (loaded == BR_LOADED)
-        tracker->found = judge(tracking, &now, known, boot);
+        tracker->found = judge(tracking, &now, provable, boot);
     if (tracker->found == BR_FOUND_DIED || tracker->found == BR_FOUND_SUSPECT)
-        error = end_interrupted(tracker, tracker->found);
+        error = end_interrupted(tracker, &now);
     if (!error)
         remove_open_logs(tracker);
     if (!error && tracker->size > tracking->state.covered)

@@ -25,8 +25,9 @@ struct br_epoch {
     uint64_t number;
     uint8_t id[16];
     struct br_log log; /* log.file is NULL where there is none */
+    struct br_record record;
     _Atomic int log_error;
-    _Atomic bool bits_lost; /* the tracking file does not have all bits that memory has */
+    _Atomic bool bits_lost; /* the tracking file does not have all bits and entries that memory has */
     unsigned in_flight;     /* writes */
     int64_t ended_ns;
     bool resized;       /* it began with another size */
@@ -53,7 +54,7 @@ struct br_tracker {
     _Atomic uint64_t own_word;
 
     uint64_t session;
-    int64_t stamped_ns; /* under mutex */
+    int64_t stamped_ns, seen_ns; /* under mutex: the last stamp, the last look at the clock */
     uint64_t writes;
     _Atomic bool image_failed; /* fsync of the image failed once */
     _Atomic bool critical;
@@ -62,6 +63,11 @@ struct br_tracker {
 
 static inline struct br_epoch *br_other(struct br_tracker *tracker) {
     return &tracker->epochs[!tracker->current];
+}
+
+/* Whether changes of the epoch go into a log. */
+static inline bool br_logged(const struct br_epoch *epoch) {
+    return epoch->log.file && !epoch->log_error;
 }
 
 enum { BR_NAME = 320 }; /* room for a name and a suffix; the system refuses what is too long */
@@ -93,18 +99,34 @@ void br_last_cut(struct br_tracker *tracker, struct br_cut *cut);
 int br_save_state(struct br_tracker *tracker);
 /* Remove the oldest sealed log that has a bitmap to stand in for it; false: there is none. */
 bool br_drop_sealed_log(struct br_tracker *tracker);
-/* The log goes, the guest's writes go on. */
+/* The log goes, its room is given back, the guest's writes go on. */
 void br_log_drop(struct br_tracker *tracker, struct br_epoch *epoch, int error);
+
+/* tracker_recover.c */
+/* Finish the log of an epoch whose tracker died, which `head` found in slot `slot`, seal it and give it the
+ * name of `epoch`. false: it can't be, and nothing of that name stands there. */
+bool br_recover_log(struct br_tracker *tracker, uint32_t slot, const struct br_record_head *head,
+                    uint64_t epoch);
 
 /* tracker_write.c */
 /* Under the range's lock, in the epoch that holds it: log what the image holds now. */
 void br_log_content(struct br_tracker *tracker, struct br_epoch *epoch, uint64_t offset, uint64_t length);
 /* Log an extent of zeros. */
 void br_log_zero(struct br_tracker *tracker, struct br_epoch *epoch, uint64_t offset, uint64_t length);
+/* The tracking file does not have what memory has of an epoch: make that known. */
+void br_report_lost(struct br_tracker *tracker, struct br_epoch *epoch);
 /* Under mutex, before a change of the image: say in the tracking file that we are about to write. */
 void br_stamp(struct br_tracker *tracker, int64_t now);
-/* Enter the current epoch for a change of an extent, marked dirty; and leave it. */
-struct br_epoch *br_epoch_enter(struct br_tracker *tracker, uint64_t offset, uint64_t length);
-void br_epoch_leave(struct br_tracker *tracker, struct br_epoch *epoch);
+
+/* A change under way. */
+struct br_change {
+    struct br_epoch *epoch;
+    uint32_t pending; /* in the open record */
+};
+
+/* Enter the current epoch for a change of an extent, marked dirty and pending: if the process dies, what the
+ * image then holds there is logged. And leave it, once what was done is logged. */
+void br_change_begin(struct br_tracker *tracker, struct br_change *change, uint64_t offset, uint64_t length);
+void br_change_end(struct br_tracker *tracker, struct br_change *change);
 
 #endif

@@ -1,7 +1,9 @@
-/* One write: range lock, epoch, dirty bits, log, image, and out again.
+/* One write: range lock, epoch, dirty bits, entry reserved, log, image, entry confirmed, and out again.
  *
  * The order is what correctness.md (1) asks for. Dirty bits are set before anything else is touched, so a
- * process that dies at any point leaves too much dirty, never too little. What was logged but did not reach
+ * process that dies at any point leaves too much dirty, never too little; and what was reserved and never
+ * confirmed, or is pending, is read back from the image at the next open. Zeros and discards, which are
+ * logged after the image, are pending meanwhile. What was logged but did not reach
  * the image as it should is followed by an entry with what the image holds now, read back under the same
  * range lock and put into the same epoch, which can't end before the write leaves it: so log and image agree
  * again, whatever the writer was told.
@@ -21,6 +23,7 @@ static const int64_t stamp_interval_ns = 500000000;
 
 void br_stamp(struct br_tracker *tracker, int64_t now) {
     struct br_identity identity;
+    tracker->seen_ns = now;
     if (now - tracker->stamped_ns < stamp_interval_ns && now >= tracker->stamped_ns)
         return;
     if (br_identity_of(tracker->image->ops->fileno(tracker->image), &identity) != 0)
@@ -31,7 +34,7 @@ void br_stamp(struct br_tracker *tracker, int64_t now) {
 }
 
 /* Rule 3 for bits: if they can't stand in the file, its state says that they can't be trusted. */
-static void report_lost_bits(struct br_tracker *tracker, struct br_epoch *epoch) {
+void br_report_lost(struct br_tracker *tracker, struct br_epoch *epoch) {
     pthread_mutex_lock(&tracker->saving);
     bool first = !epoch->bits_lost;
     epoch->bits_lost = true;
@@ -40,44 +43,88 @@ static void report_lost_bits(struct br_tracker *tracker, struct br_epoch *epoch)
     pthread_mutex_unlock(&tracker->saving);
 }
 
-struct br_epoch *br_epoch_enter(struct br_tracker *tracker, uint64_t offset, uint64_t length) {
-    pthread_mutex_lock(&tracker->mutex);
+/* Under mutex: the epoch that a change of an extent belongs to, with its bits set. */
+static struct br_epoch *enter(struct br_tracker *tracker, uint64_t offset, uint64_t length, bool *lost) {
     br_epoch_look(tracker);
     struct br_epoch *epoch = &tracker->epochs[tracker->current];
     epoch->in_flight++;
-    int lost = br_tracking_mark(&tracker->tracking, tracker->current, offset, length);
+    if (br_tracking_mark(&tracker->tracking, tracker->current, offset, length) != 0)
+        *lost = true;
     br_stamp(tracker, br_stamp_clock());
-    pthread_mutex_unlock(&tracker->mutex);
-    if (lost)
-        report_lost_bits(tracker, epoch);
     return epoch;
 }
 
-void br_epoch_leave(struct br_tracker *tracker, struct br_epoch *epoch) {
-    pthread_mutex_lock(&tracker->mutex);
+static void leave(struct br_tracker *tracker, struct br_epoch *epoch) {
     tracker->writes++;
     br_stamp(tracker,
              br_stamp_clock()); /* the image's time may be later than the stamp before: writes queue */
     if (--epoch->in_flight == 0 && tracker->ending)
         pthread_cond_broadcast(&tracker->drained);
+}
+
+void br_change_begin(struct br_tracker *tracker, struct br_change *change, uint64_t offset, uint64_t length) {
+    bool lost = false;
+    pthread_mutex_lock(&tracker->mutex);
+    change->epoch = enter(tracker, offset, length, &lost);
+    if (br_record_pend(&change->epoch->record, offset, length, &change->pending) != 0)
+        lost = true;
+    pthread_mutex_unlock(&tracker->mutex);
+    if (lost)
+        br_report_lost(tracker, change->epoch);
+}
+
+void br_change_end(struct br_tracker *tracker, struct br_change *change) {
+    pthread_mutex_lock(&tracker->mutex);
+    br_record_unpend(&change->epoch->record, change->pending); /* left there, it is only logged once more */
+    leave(tracker, change->epoch);
     pthread_mutex_unlock(&tracker->mutex);
 }
 
+/* Under mutex. 0, or why the entry is not in the log: -1 where there is none. */
+static int reserve(struct br_tracker *tracker, struct br_epoch *epoch, struct hrl_entry *entry,
+                   struct br_place *place, bool *lost) {
+    if (!br_logged(epoch))
+        return -1;
+    entry->timestamp = hrl_timestamp(tracker->seen_ns / 1000000000);
+    return br_log_reserve(&epoch->log, entry, place, lost);
+}
+
+/* Not under mutex any more: what has to be told of a reservation. */
+static void reserved(struct br_tracker *tracker, struct br_epoch *epoch, int error, bool lost) {
+    if (lost)
+        br_report_lost(tracker, epoch);
+    if (error > 0)
+        br_log_drop(tracker, epoch, error);
+}
+
+/* The entry's data into the log. */
+static void put(struct br_tracker *tracker, struct br_epoch *epoch, const struct hrl_entry *entry,
+                const void *data, const struct br_place *place) {
+    int error = br_log_put(&epoch->log, entry, data, place);
+    if (error)
+        br_log_drop(tracker, epoch, error);
+}
+
+/* Log what the image has already, or is about to have under a pending change. */
 static void log_entry(struct br_tracker *tracker, struct br_epoch *epoch, struct hrl_entry *entry,
                       const void *data) {
     struct br_place place;
-    if (epoch->log_error)
-        return;
-    int64_t now = br_stamp_clock();
-    entry->timestamp = hrl_timestamp(now / 1000000000);
+    bool lost = false;
     pthread_mutex_lock(&tracker->mutex);
-    br_stamp(tracker, now);
-    int error = br_log_reserve(&epoch->log, entry, &place);
+    br_stamp(tracker, br_stamp_clock());
+    int error = reserve(tracker, epoch, entry, &place, &lost);
     pthread_mutex_unlock(&tracker->mutex);
-    if (!error)
-        error = br_log_put(&epoch->log, entry, data, &place);
+    reserved(tracker, epoch, error, lost);
     if (error)
-        br_log_drop(tracker, epoch, error);
+        return;
+    put(tracker, epoch, entry, data, &place);
+    pthread_mutex_lock(&tracker->mutex);
+    br_log_confirm(&epoch->log, &place);
+    pthread_mutex_unlock(&tracker->mutex);
+}
+
+static uint32_t piece_of(uint64_t length) {
+    return length < data_piece ? (uint32_t)length : data_piece;
 }
 
 static struct hrl_entry data_entry(uint64_t offset, uint32_t length, const void *data) {
@@ -103,7 +150,7 @@ void br_log_content(struct br_tracker *tracker, struct br_epoch *epoch, uint64_t
     size_t size = length < content_piece ? (size_t)length : content_piece;
     void *data = malloc(size);
     int error = data ? 0 : ENOMEM;
-    for (uint64_t done = 0; done < length && !error && !epoch->log_error;) {
+    for (uint64_t done = 0; done < length && !error && br_logged(epoch);) {
         size_t step = length - done < size ? (size_t)(length - done) : size;
         error = tracker->image->ops->pread(tracker->image, data, step, offset + done);
         if (error)
@@ -127,10 +174,12 @@ static bool made_room(struct br_tracker *tracker, struct br_epoch *epoch, int er
     return true;
 }
 
-static int write_piece(struct br_tracker *tracker, struct br_epoch *epoch, struct hrl_entry *entry,
-                       const void *data) {
+/* A piece of a write; `placed`: in the log, at `place`. */
+static int write_piece(struct br_tracker *tracker, struct br_epoch *epoch, const struct hrl_entry *entry,
+                       const void *data, const struct br_place *place, bool placed) {
     struct br_file *image = tracker->image;
-    log_entry(tracker, epoch, entry, data);
+    if (placed)
+        put(tracker, epoch, entry, data, place);
     int error = image->ops->pwrite(image, data, entry->length, entry->offset);
     while (error && made_room(tracker, epoch, error))
         error = image->ops->pwrite(image, data, entry->length, entry->offset);
@@ -148,24 +197,41 @@ static int take(struct br_tracker *tracker, struct br_range *range, uint64_t off
     return ERANGE;
 }
 
+/* All pieces of a write, under its range's lock; `entry` is the first one's. The lock is taken once before
+ * and once after each piece. */
+static int write_all(struct br_tracker *tracker, const char *data, uint64_t length, struct hrl_entry *entry) {
+    struct br_place place;
+    bool lost = false;
+    uint64_t begin = entry->offset, done = 0;
+    pthread_mutex_lock(&tracker->mutex);
+    struct br_epoch *epoch = enter(tracker, begin, length, &lost);
+    for (int error = 0;;) {
+        int unplaced = reserve(tracker, epoch, entry, &place, &lost);
+        pthread_mutex_unlock(&tracker->mutex);
+        reserved(tracker, epoch, unplaced, lost);
+        error = write_piece(tracker, epoch, entry, data + done, &place, !unplaced);
+        done += entry->length;
+        if (!error && done < length)
+            *entry = data_entry(begin + done, piece_of(length - done), data + done);
+        pthread_mutex_lock(&tracker->mutex);
+        if (!unplaced)
+            br_log_confirm(&epoch->log, &place);
+        if (error || done == length) {
+            leave(tracker, epoch);
+            pthread_mutex_unlock(&tracker->mutex);
+            return error;
+        }
+    }
+}
+
 int br_tracker_pwrite(struct br_tracker *tracker, const void *data, size_t length, uint64_t offset) {
     struct br_range range;
-    uint32_t step = length < data_piece ? (uint32_t)length : data_piece;
-    struct hrl_entry entry = data_entry(offset, step, data); /* the first piece's CRC before any lock */
+    struct hrl_entry entry = data_entry(offset, piece_of(length), data); /* its CRC before any lock */
     int error = take(tracker, &range, offset, length);
     if (error)
         return error;
-    if (length) {
-        struct br_epoch *epoch = br_epoch_enter(tracker, offset, length);
-        error = write_piece(tracker, epoch, &entry, data);
-        for (size_t done = step; done < length && !error; done += step) {
-            const char *piece = (const char *)data + done;
-            step = length - done < data_piece ? (uint32_t)(length - done) : data_piece;
-            entry = data_entry(offset + done, step, piece);
-            error = write_piece(tracker, epoch, &entry, piece);
-        }
-        br_epoch_leave(tracker, epoch);
-    }
+    if (length)
+        error = write_all(tracker, data, length, &entry);
     br_range_unlock(&tracker->ranges, &range);
     return error;
 }
@@ -202,9 +268,10 @@ static int change(struct br_tracker *tracker, uint64_t offset, uint64_t length, 
     if (error)
         return error;
     if (length) {
-        struct br_epoch *epoch = br_epoch_enter(tracker, offset, length);
-        error = apply(tracker, epoch, offset, length);
-        br_epoch_leave(tracker, epoch);
+        struct br_change change;
+        br_change_begin(tracker, &change, offset, length);
+        error = apply(tracker, change.epoch, offset, length);
+        br_change_end(tracker, &change);
     }
     br_range_unlock(&tracker->ranges, &range);
     return error;

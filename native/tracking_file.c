@@ -21,7 +21,7 @@ enum {
     state_size = 512,
     state_crc = 508,
     stamps_at = 4096,
-    slots_at = 8192,
+    stamps_size = 512,
     flag_clean = 1,
     flag_suspect = 2
 };
@@ -34,7 +34,7 @@ static uint64_t pages_for(uint64_t covered) {
 }
 
 static uint64_t length_for(uint64_t covered) {
-    return slots_at + 2 * BR_PAGE * pages_for(covered);
+    return BR_SLOTS_AT + 2 * BR_PAGE * pages_for(covered);
 }
 
 static void encode(const struct br_state *state, uint8_t out[state_size]) {
@@ -93,7 +93,7 @@ int br_tracking_load(struct br_tracking *tracking, enum br_loaded *loaded, uint3
     *version = BR_TRACKING_VERSION;
     int error = tracking->file->ops->size(tracking->file, &size);
     *loaded = size == 0 ? BR_EMPTY : BR_DAMAGED;
-    if (error || size < slots_at)
+    if (error || size < BR_SLOTS_AT)
         return error;
     error = tracking->file->ops->pread(tracking->file, bytes, sizeof bytes, 0);
     if (error)
@@ -192,18 +192,18 @@ uint64_t br_tracking_granules(const struct br_tracking *tracking) {
 }
 
 uint64_t br_tracking_pages(const struct br_tracking *tracking) {
-    return (tracking->length - slots_at) / (2 * BR_PAGE);
+    return (tracking->length - BR_SLOTS_AT) / (2 * BR_PAGE);
 }
 
 static uint64_t page_at(uint32_t slot, uint64_t page) {
-    return slots_at + (2 * page + slot) * BR_PAGE;
+    return BR_SLOTS_AT + (2 * page + slot) * BR_PAGE;
 }
 
 const uint8_t *br_tracking_page(const struct br_tracking *tracking, uint32_t slot, uint64_t page) {
     return tracking->base + page_at(slot, page);
 }
 
-static int write_through(struct br_tracking *tracking, uint64_t at, uint64_t length) {
+int br_tracking_write_through(struct br_tracking *tracking, uint64_t at, uint64_t length) {
     if (tracking->mapped)
         return 0;
     return tracking->file->ops->pwrite(tracking->file, tracking->base + at, length, at);
@@ -234,7 +234,7 @@ int br_tracking_mark(struct br_tracking *tracking, uint32_t slot, uint64_t offse
         uint64_t fresh = set_bits(tracking->base + at, from, to);
         tracking->marked[slot] += fresh;
         if (fresh) {
-            int failed = write_through(tracking, at + from / 8, to / 8 - from / 8 + 1);
+            int failed = br_tracking_write_through(tracking, at + from / 8, to / 8 - from / 8 + 1);
             error = failed ? failed : error;
         }
     }
@@ -248,7 +248,7 @@ int br_tracking_merge(struct br_tracking *tracking, uint32_t into, uint32_t from
         const uint8_t *source = br_tracking_page(tracking, from, page);
         for (uint32_t at = 0; at < BR_PAGE; at++)
             target[at] |= source[at];
-        error = write_through(tracking, page_at(into, page), BR_PAGE);
+        error = br_tracking_write_through(tracking, page_at(into, page), BR_PAGE);
     }
     recount(tracking);
     return error;
@@ -260,20 +260,30 @@ int br_tracking_clear(struct br_tracking *tracking, uint32_t slot) {
         if (popcount(br_tracking_page(tracking, slot, page), BR_PAGE) == 0)
             continue;
         memset(tracking->base + page_at(slot, page), 0, BR_PAGE);
-        error = write_through(tracking, page_at(slot, page), BR_PAGE);
+        error = br_tracking_write_through(tracking, page_at(slot, page), BR_PAGE);
     }
     tracking->marked[slot] = 0;
     return error;
 }
 
+/* Where the stamps of a session stand, or would: those of the state's session keep their place. */
+static uint64_t stamps_of(const struct br_tracking *tracking, uint64_t session) {
+    for (int i = 0; i < 2; i++)
+        if (br_get64(tracking->base + stamps_at + i * stamps_size) == session)
+            return stamps_at + (uint64_t)i * stamps_size;
+    bool first = br_get64(tracking->base + stamps_at) != tracking->state.session;
+    return stamps_at + (first ? 0 : stamps_size);
+}
+
 int br_tracking_stamp(struct br_tracking *tracking, struct br_stamps stamps) {
-    br_put64(tracking->base + stamps_at, stamps.session);
-    br_put64(tracking->base + stamps_at + 8, (uint64_t)stamps.clock_ns);
-    br_put64(tracking->base + stamps_at + 16, (uint64_t)stamps.mtime_ns);
-    return write_through(tracking, stamps_at, 24);
+    uint64_t at = stamps_of(tracking, stamps.session);
+    br_put64(tracking->base + at + 8, (uint64_t)stamps.clock_ns);
+    br_put64(tracking->base + at + 16, (uint64_t)stamps.mtime_ns);
+    br_put64(tracking->base + at, stamps.session);
+    return br_tracking_write_through(tracking, at, 24);
 }
 
 struct br_stamps br_tracking_stamps(const struct br_tracking *tracking) {
-    const uint8_t *at = tracking->base + stamps_at;
+    const uint8_t *at = tracking->base + stamps_of(tracking, tracking->state.session);
     return (struct br_stamps){br_get64(at), (int64_t)br_get64(at + 8), (int64_t)br_get64(at + 16)};
 }

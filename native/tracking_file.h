@@ -1,15 +1,17 @@
 /* The tracking file: who an image is, which epoch is being written, and what that epoch made dirty.
  *
- *     state (512 bytes, one sector) ... | stamps (at 4096) | slots A and B, page by page in turn (at 8192)
+ *     state (512 bytes, one sector) ... | stamps (at 4096) | open records of slots A and B (at 8192,
+ *     open_record.h) | hot regions (at 155648, hot_regions.h) | bits of A and B, page by page in turn (at
+ *     188416)
  *
- * The state is written rarely and durably, as one sector. The stamps and the two bitmaps are stored into a
- * shared mapping as writes go on: that survives the death of the process, not of the machine. A bit stands
- * for one granule; page n of slot s stands at 8192 + (2n + s) * 4096, so that an image can grow without
- * moving a bit.
+ * The state is written rarely and durably, as one sector. The stamps, the open records and the two bitmaps
+ * are stored into a shared mapping as writes go on: that survives the death of the process, not of the
+ * machine. A bit stands for one granule; page n of slot s stands at 188416 + (2n + s) * 4096, so that an
+ * image can grow without moving a bit.
  *
  * state, little-endian:
  *       0   8  magic "brtrack" and a zero          88   4  pid of who holds it
- *       8   4  version, 1                          92   4  flags: 1 clean, 2 suspect
+ *       8   4  version, 2                          92   4  flags: 1 clean, 2 suspect
  *      12   4  granule, 65536                      96   4  slot of the epoch being written
  *      16  16  tracking UUID                      100   4  zero
  *      32   8  epoch being written                104  40  identity at clean close: inode, size, mtime and
@@ -18,8 +20,8 @@
  *               stand for, at least the size
  *      56  16  UUID of the last ended epoch       152   8  session: random, new at every open
  *      72  16  boot id                            508   4  CRC-32C of bytes 0 to 508
- * What is not named is zero. stamps, three u64: session, wall clock in ns, mtime of the image just before
- * that.
+ * What is not named is zero. stamps, at 4096 and at 4608, three u64: session, wall clock in ns, mtime of the
+ * image just before that; two, so that an open leaves those of the session before till the state is saved.
  */
 #ifndef BR_TRACKING_FILE_H
 #define BR_TRACKING_FILE_H
@@ -34,7 +36,12 @@ enum {
     BR_GRANULE = 1 << 16,
     BR_PAGE = 4096,
     BR_PAGE_BITS = BR_PAGE * 8,
-    BR_TRACKING_VERSION = 1,
+    BR_TRACKING_VERSION = 2,
+    BR_RECORDS_AT = 8192, /* each slot's open record */
+    BR_RECORD_SIZE = 18 * BR_PAGE,
+    BR_HOT_AT = BR_RECORDS_AT + 2 * BR_RECORD_SIZE,
+    BR_HOT_SIZE = 8 * BR_PAGE,
+    BR_SLOTS_AT = BR_HOT_AT + BR_HOT_SIZE,
 };
 
 struct br_state {
@@ -72,6 +79,9 @@ int br_tracking_save(struct br_tracking *tracking);
 /* Have slots for `covered` bytes; bits stay. After it the functions below may be called. */
 int br_tracking_cover(struct br_tracking *tracking, uint64_t covered);
 void br_tracking_close(struct br_tracking *tracking);
+
+/* Have what was stored into `base` stand in the file, where that is not mapped. */
+int br_tracking_write_through(struct br_tracking *tracking, uint64_t at, uint64_t length);
 
 /* Mark an extent (length > 0, within `covered`) dirty. An error means that the bits are set in memory alone.
  */

@@ -1,4 +1,4 @@
-"""Rule 1: the order of one write, and what is logged when a part of it fails; rule 3: the guest before all."""
+"""Rule 1: the order of one write, and what is logged when a part of it fails."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from blockreplica.errors import NoSpaceError, NotFoundError, StorageError, UsageError
+from blockreplica.errors import NotFoundError, StorageError, UsageError
 from blockreplica.files import File, Files
 from blockreplica.hrl import LogReader
 from blockreplica.tracking import ImageSource, TrackedImage, track
@@ -22,11 +22,7 @@ from .helpers import (
     MIB,
     HookedFile,
     HookedFiles,
-    beside,
-    die,
-    differing_granules,
     dirty_granules,
-    failing,
     make_image,
     replay,
 )
@@ -80,11 +76,11 @@ def test_a_sealed_log_names_the_cut_and_continues_the_chain(image: Path) -> None
         previous = cut.chain
 
 
-def test_dirty_bits_come_before_the_log_and_the_log_before_the_image(image: Path) -> None:
+def test_bits_and_entry_come_before_the_log_the_log_before_the_image_and_the_confirmation_last(image: Path) -> None:
     events: list[tuple[str, str]] = []
 
     def hook(what: str, name: str, _: HookedFile | None, arguments: tuple[Any, ...]) -> None:
-        if not (name == "vm.img.tracking" and arguments[1:] == (4096,)):  # stamps come by the clock
+        if not (name == "vm.img.tracking" and arguments[1] < 8192):  # stamps come by the clock
             events.append((what, name))
 
     files = HookedFiles()
@@ -94,15 +90,14 @@ def test_dirty_bits_come_before_the_log_and_the_log_before_the_image(image: Path
         tracked.pwrite(b"y" * 4096, 8192)  # the bit is set already
         tracked.zero(3 * GRANULE, 4096)
         files.hook = lambda *_: None
-    assert events == [
-        ("pwrite", "vm.img.tracking"),
+    write = [
+        ("pwrite", "vm.img.tracking"),  # the entry, reserved
         ("pwrite", "vm.img.hrl"),
         ("pwrite", "vm.img"),
-        ("pwrite", "vm.img.hrl"),
-        ("pwrite", "vm.img"),
-        ("pwrite", "vm.img.tracking"),
-        ("zero", "vm.img"),
+        ("pwrite", "vm.img.tracking"),  # confirmed
     ]
+    bits = pending = done = reserved = confirmed = ("pwrite", "vm.img.tracking")
+    assert events == [bits, *write, *write, bits, pending, reserved, confirmed, ("zero", "vm.img"), done]
 
 
 @pytest.mark.parametrize("kept", [0, 1000, 4096])
@@ -172,192 +167,6 @@ def test_a_discard_is_logged_as_zero_only_where_the_image_reads_zero(image: Path
     assert after[70_000:75_000] == b"\xa5" * 5000
     assert entries(log) == [(70_000, 10_000, 1)]
     assert replay([log], before) == after
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
-def test_a_log_that_can_not_be_written_never_fails_the_write(image: Path, number: int) -> None:
-    before = image.read_bytes()
-    files = HookedFiles(failing(number, "pwrite", "vm.img.hrl"))
-    with track(image, files=files) as tracked:
-        tracked.pwrite(b"a" * 4096, 0)
-        tracked.pwrite(b"b" * 4096, 5 * GRANULE)
-        status = tracked.status()
-        assert status.state == "bitmap only"
-        assert status.log_error == os.strerror(number)
-        assert status.dirty_bytes == 2 * GRANULE
-        files.hook = lambda *_: None
-        first = tracked.cut()
-        tracked.pwrite(b"c" * 4096, 9 * GRANULE)
-        second = tracked.cut()
-    records = ImageSource.open(image).records(0, second.epoch)
-    assert first.epoch == 1
-    assert [(record.log is None, record.dirty is None) for record in records] == [(True, False), (False, False)]
-    assert dirty_granules(records, MIB) == differing_granules(before, image.read_bytes())
-
-
-def test_a_log_that_can_not_be_created_never_fails_the_opening_or_the_cut(image: Path) -> None:
-    def full(what: str, name: str, _: HookedFile | None, __: tuple[Any, ...]) -> None:
-        if what == "create" and ".hrl" in name:
-            raise OSError(errno.ENOSPC, "full")
-
-    files = HookedFiles(full)
-    with track(image, files=files) as tracked:
-        tracked.pwrite(b"a", 0)
-        assert tracked.cut().epoch == 1
-        tracked.pwrite(b"b", 0)
-        assert tracked.status().state == "bitmap only"
-        files.hook = lambda *_: None
-        tracked.cut()
-        assert tracked.status().state == "tracking"
-    assert ".000001.hrl" not in beside(image)
-    assert {".000001.dirty", ".000002.dirty"} <= beside(image)
-
-
-def test_an_image_without_room_gets_that_of_the_log(image: Path) -> None:
-    room = 1
-
-    def full(what: str, name: str, _: HookedFile | None, arguments: tuple[Any, ...]) -> None:
-        nonlocal room
-        if (what, name) == ("pwrite", "vm.img") and room <= 0:
-            raise OSError(errno.ENOSPC, "full")
-        if (what, name, arguments) == ("truncate", "vm.img.hrl", (0,)):
-            room += 1
-        if (what, name) == ("pwrite", "vm.img"):
-            room -= 1
-
-    files = HookedFiles()
-    with track(image, files=files) as tracked:
-        files.hook = full
-        tracked.pwrite(b"a" * 4096, 0)
-        tracked.pwrite(b"b" * 4096, 4096)  # fits once the log is gone
-        assert tracked.status().state == "bitmap only"
-        assert image.with_name("vm.img.hrl").stat().st_size == 0
-        with pytest.raises(NoSpaceError):
-            tracked.pwrite(b"c" * 4096, 8192)
-        files.hook = lambda *_: None
-    assert image.read_bytes()[:8192] == b"a" * 4096 + b"b" * 4096
-
-
-def test_an_image_without_room_gets_that_of_sealed_logs_too(image: Path) -> None:
-    """Their bitmaps stand in for them; the newest goes last."""
-    full = False
-
-    def hook(what: str, name: str, *_: object) -> None:
-        if full and (what, name) == ("pwrite", "vm.img") and {".000001.hrl", ".000002.hrl"} & beside(image):
-            raise OSError(errno.ENOSPC, "full")
-
-    files = HookedFiles(hook)
-    with track(image, files=files) as tracked:
-        for number in range(4):
-            tracked.pwrite(bytes([number]) * 4096, number * GRANULE)
-            tracked.cut()
-        full = True
-        tracked.pwrite(b"x" * 4096, 9 * GRANULE)
-        full = False
-        assert tracked.status().state == "bitmap only"
-    records = ImageSource.open(image).records(0, 5)
-    assert [record.log is not None for record in records] == [False, False, True, True, False]
-    assert dirty_granules(records, MIB) == {0, 1, 2, 3, 9}
-
-
-def test_a_log_over_its_limit_gives_way_to_the_bitmap_until_the_next_cut(image: Path) -> None:
-    with track(image, log_limit=100 * KIB) as tracked:
-        for at in range(40):
-            tracked.pwrite(b"a" * 4096, at * 8192)
-        assert tracked.status().state == "bitmap only"
-        assert tracked.status().log_bytes == 0
-        tracked.cut()
-        tracked.pwrite(b"b", 0)
-        assert tracked.status().state == "tracking"
-        tracked.cut()
-    assert beside(image) >= {".000001.dirty", ".000002.dirty", ".000002.hrl"}
-    assert ".000001.hrl" not in beside(image)
-
-
-def test_the_limit_is_half_of_the_image_unless_given(tmp_path: Path) -> None:
-    image = tmp_path / "vm.img"
-    make_image(image, 8 * MIB)
-    with track(image) as tracked:
-        for at in range(3):
-            tracked.pwrite(b"a" * MIB, at * MIB)
-        assert tracked.status().state == "tracking"
-        tracked.pwrite(b"a" * MIB, 3 * MIB)
-        assert tracked.status().state == "bitmap only"
-
-
-def test_a_failed_fsync_of_the_image_is_never_taken_back(image: Path) -> None:
-    files = HookedFiles()
-    tracked = track(image, files=files)
-    tracked.pwrite(b"a" * 4096, 0)
-    files.hook = failing(errno.EIO, "sync", "vm.img")
-    with pytest.raises(StorageError, match="EIO"):
-        tracked.flush()
-    files.hook = lambda *_: None
-    with pytest.raises(StorageError):
-        tracked.flush()
-    with pytest.raises(StorageError):
-        ImageSource.open(image).sync_image()
-    assert tracked.status().state == "whole image"
-    cut = tracked.cut()
-    [record] = ImageSource.open(image).records(0, cut.epoch)
-    assert (record.log, record.dirty) == (None, None)
-    with pytest.raises(StorageError):
-        tracked.close()
-    source = ImageSource.open(image)
-    assert source.state == "unclean"
-    settled = source.cut()
-    assert settled is not None
-    assert all(one.log is None and one.dirty is None for one in source.records(cut.epoch, settled.epoch))
-
-
-def test_after_a_failed_fsync_a_killed_tracker_leaves_nothing_to_trust(image: Path) -> None:
-    files = HookedFiles()
-    tracked = track(image, files=files)
-    tracked.pwrite(b"a" * 4096, 0)
-    files.hook = failing(errno.EIO, "sync", "vm.img")
-    with pytest.raises(StorageError):
-        tracked.flush()
-    files.hook = lambda *_: None
-    die(tracked)
-    with track(image):
-        pass
-    [record] = ImageSource.open(image).records(0, 1)
-    assert (record.log, record.dirty) == (None, None)
-
-
-def test_bits_that_can_not_stand_in_the_file_make_a_crash_suspect_but_not_a_cut(image: Path) -> None:
-    def broken(what: str, name: str, _: HookedFile | None, arguments: tuple[Any, ...]) -> None:
-        if (what, name) == ("pwrite", "vm.img.tracking") and arguments[1] >= 8192:
-            raise OSError(errno.EIO, "broken")
-
-    files = HookedFiles()
-    tracked = track(image, files=files)
-    files.hook = broken
-    tracked.pwrite(b"a" * 4096, 0)
-    assert tracked.status().state == "tracking"
-    files.hook = lambda *_: None
-    tracked.cut()
-    [record] = ImageSource.open(image).records(0, 1)
-    assert record.log is not None
-    assert dirty_granules([record], MIB) == {0}
-    files.hook = broken
-    tracked.pwrite(b"b" * 4096, GRANULE)
-    files.hook = lambda *_: None
-    die(tracked)
-    with track(image):
-        pass
-    [record] = ImageSource.open(image).records(1, 2)
-    assert (record.log, record.dirty) == (None, None)
-
-
-def test_when_the_tracking_file_takes_nothing_the_write_goes_on_and_the_state_is_critical(image: Path) -> None:
-    files = HookedFiles()
-    with track(image, files=files) as tracked:
-        files.hook = failing(errno.EIO, "pwrite", "vm.img.tracking")
-        tracked.pwrite(b"a" * 4096, 0)
-        assert tracked.pread(1, 0) == b"a"
-        assert tracked.status().state == "critical"
-        files.hook = lambda *_: None
 
 
 def test_extents_outside_the_image_are_refused_and_change_nothing(image: Path) -> None:

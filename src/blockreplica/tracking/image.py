@@ -26,7 +26,7 @@ _TRIES, _PAUSE_S = 10, 0.03  # whoever only looks at a tracking file holds its l
 
 
 _WARNINGS = {
-    "died": "its last tracker died; the next sync compares what that one had marked as dirty",
+    "died": "its last tracker died; its log was finished, or else the next sync compares what it had marked as dirty",
     "suspect": "may have been changed while nothing tracked it; the next sync compares all of it",
     "damaged": "its tracking file was damaged; tracking begins anew, and the next sync compares all of it",
 }
@@ -38,8 +38,8 @@ class TrackedImage:
     Offsets and lengths in bytes; the extent must lie within the image (UsageError). What the system fails comes as
     StorageError, and then the image holds there whatever it holds. `data` must not change during `pwrite`.
 
-    `close` it, or use it as a context manager: a process that ends without leaves a tracking file from which only
-    the dirty bitmap can be used. `warnings` says what a user should know about the opening.
+    `close` it, or use it as a context manager: a process that ends without leaves a log that the next open
+    finishes. `warnings` says what a user should know about the opening.
     """
 
     def __init__(

@@ -12,8 +12,9 @@ from ..errors import TrackingError
 from ..files import File
 from .types import Cut, Identity
 
-VERSION = 1
+VERSION = 2
 SIZE = 512
+SLOTS_AT = 188416
 _MAGIC = b"brtrack\0"
 _FIELDS = struct.Struct("<8sII16sQQQ16s16sIII4x5QqQ")
 assert _FIELDS.size == 160
@@ -45,6 +46,8 @@ def read_state(file: File, path: Path) -> TrackingState | None:
         _, version, _, tracking_id, epoch, size, covered, chain, _, pid, flags, _,
         inode, image_size, mtime, ctime, generation, _, _,
     ) = _FIELDS.unpack_from(raw)  # fmt: skip
+    if version < VERSION:
+        return None
     if version != VERSION:
         raise TrackingError.at(path, 8, "version", wanted=VERSION, got=version, hint="a newer blockreplica wrote it")
     if file.size() < _length(covered):
@@ -54,6 +57,7 @@ def read_state(file: File, path: Path) -> TrackingState | None:
 
 
 def _length(covered: int) -> int:
-    """Bytes of a tracking file: two pages, then two slots of a bit for every 64 KiB, in whole pages."""
+    """Bytes of a tracking file: state, stamps, open records, hot regions; then two slots of a bit for every
+    64 KiB, in whole pages."""
     granules = -(-covered // (1 << 16))
-    return 8192 + 2 * 4096 * max(1, -(-granules // (8 * 4096)))
+    return SLOTS_AT + 2 * 4096 * max(1, -(-granules // (8 * 4096)))
