@@ -27,7 +27,7 @@ FLOORS = [
     ["images", "stores", "transport"],
     ["tracking"],
     ["replication"],
-    ["recovery"],
+    ["recovery", "primaries"],
     ["protection"],
     ["service"],
     ["__init__"],

@@ -13,6 +13,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +40,11 @@ class File:
     def fileno(self) -> int:
         """The descriptor, for kernels that read and for locks; never to write through."""
         return self._fd
+
+    @contextmanager
+    def window(self, offset: int, length: int) -> Iterator[int]:
+        """A descriptor from which kernels may read this extent, at its offset, while the block lasts."""
+        yield self.fileno()
 
     def size(self) -> int:
         """Bytes in the file; for a block device, of the device."""
@@ -84,8 +91,7 @@ class File:
 
         See `kernels.copy_file`; returns the bytes written.
         """
-        fd = source.fileno()
-        with translated(self.path, f"copying {source.path} from offset {offset}"):
+        with source.window(offset, length) as fd, translated(self.path, f"copying {source.path} from offset {offset}"):
             return kernels.copy_file(fd, self._fd, offset, length, block_size, table, seed=seed, punch=punch)
 
     def zero(self, offset: int, length: int) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import stat
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -15,15 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from .errors import BlockReplicaError, NoSpaceError, NotFoundError, RefusedError, UsageError, translated
+from .errors import BlockReplicaError, NoSpaceError, RefusedError, UsageError, translated
 from .files import FILES, Files
 from .manifest import PointRecord, ReplicaDisk, ReplicaRecord, check_name
+from .primaries import addresses, kind_of
+from .primaries.files import room_of
 from .progress import SILENT, Progress
 from .recovery.recover import read_checked, recover
 from .recovery.verify import VerifyReport, verify
-from .replication import Settings, SyncResult, TrackedGroup, sync
+from .replication import Settings, SyncResult, sync
 from .stores import DirectoryStore, Replica
-from .tracking import ImageSource, require_image
 
 DEFAULT_BLOCK_SIZE = 65536
 DEFAULT_KEEP = 24
@@ -35,7 +35,7 @@ class Definition:
 
     id: UUID
     name: str
-    images: tuple[Path, ...]
+    images: tuple[Path, ...]  #: addresses: see `primaries`
     store: Path
     keep: int = DEFAULT_KEEP
     seed: Path | None = None
@@ -125,7 +125,7 @@ class Relationship:
             points, incomplete = replica.points(), replica.incomplete
         except BlockReplicaError as error:
             state = f"store: {error}"
-        disks = [self._disk_status(index, path) for index, path in enumerate(self.definition.images)]
+        disks = self._disks()
         for trouble in ("missing", "unreadable"):
             if not state and any(disk.tracking == trouble for disk in disks):
                 state = f"image {trouble}"
@@ -140,32 +140,25 @@ class Relationship:
     def forget(self, *, delete_replica: bool = False) -> None:
         """Let the primary forget the relationship; the replica stays unless told otherwise."""
         mine = self.replica if delete_replica else None  # refused for another relationship's, before anything goes
-        for path in self.definition.images:
-            try:
-                with ImageSource.open(path, files=self._files) as source:
-                    source.drop_cursor(self.definition.id)
-            except NotFoundError:
-                continue
+        images = self.definition.images
+        kind_of(images).forget(images, self.definition.id, self._files)
         if mine is not None:
             DirectoryStore(self.store, files=self._files).remove_replica(self.name)
 
     def _sync(self, settings: Settings, progress: Progress) -> SyncResult:
         replica = self.replica.base
-        with closing(TrackedGroup.open(self.definition.images, self._files)) as group:
+        images = self.definition.images
+        with closing(kind_of(images).open(images, self.definition.id, self._files)) as group:
             self.last = sync(replica, group, settings, progress=progress, files=self._files)
         return self.last
 
-    def _disk_status(self, index: int, path: Path) -> DiskStatus:
-        try:
-            with ImageSource.open(path, files=self._files) as source:
-                live = source.status()
-                return DiskStatus(
-                    index, path, source.size(), source.state, live.dirty_bytes if live else None,
-                    live.log_bytes if live else None, bool(live and live.log_failed),
-                )  # fmt: skip
-        except BlockReplicaError as error:
-            tracking = "missing" if isinstance(error, NotFoundError) else "unreadable"
-            return DiskStatus(index, path, 0, tracking, None, None, False)
+    def _disks(self) -> list[DiskStatus]:
+        images = self.definition.images
+        states = kind_of(images).states(images, self.definition.id, self._files)
+        return [
+            DiskStatus(index, path, state.size, state.tracking, state.dirty_bytes, state.log_bytes, state.log_failed)
+            for index, (path, state) in enumerate(zip(images, states, strict=True))
+        ]
 
 
 class ReplicaView:
@@ -215,7 +208,8 @@ def define(
         raise UsageError("wanted at least one image and at least one point to keep")
     if seed is not None and len(images) > 1:
         raise UsageError("a seed is for a relationship of one image")
-    paths = tuple(Path(image).resolve() for image in images)
+    paths = tuple(addresses(images))
+    kind_of(paths)
     if len(set(paths)) != len(paths):
         raise UsageError("the same image is named twice")
     return Definition(
@@ -226,22 +220,24 @@ def define(
 
 def check(definition: Definition, progress: Progress, *, files: Files = FILES) -> None:
     """The checks before a first replication: readable images, a store that is none of them, room."""
-    needed = 0
-    for path in (*definition.images, *([definition.seed] if definition.seed else [])):
-        info = require_image(path)
-        with files.open(path) as image:
-            needed += image.size() if stat.S_ISBLK(info.st_mode) else info.st_blocks * 512
+    kind = kind_of(definition.images)
+    needed = kind.weigh(definition.images, definition.id, files)
+    local = [path for address in definition.images if (path := kind.local(address)) is not None]
+    if definition.seed is not None:
+        needed += room_of(definition.seed, files)
+    for path in (*local, *([definition.seed] if definition.seed else [])):
         if path.is_relative_to(definition.store):
             raise RefusedError(f"{path}: lies inside the store {definition.store}; choose a store elsewhere")
-    _check_room(definition, needed, progress)
+    _check_room(definition, needed, local, progress)
 
 
 def new_replica(definition: Definition, block_size: int) -> ReplicaRecord:
     """The record of the replica that `definition` is going to have; UsageError for a block size that can't be."""
+    kind = kind_of(definition.images)
     record = ReplicaRecord(
         relationship=str(definition.id), name=definition.name, block_size=block_size,
         seed=secrets.randbits(64), created=time.time(),
-        disks=[ReplicaDisk(index=index, name=path.name) for index, path in enumerate(definition.images)],
+        disks=[ReplicaDisk(index=index, name=kind.name(path)) for index, path in enumerate(definition.images)],
     )  # fmt: skip
     try:
         record.check()
@@ -250,7 +246,7 @@ def new_replica(definition: Definition, block_size: int) -> ReplicaRecord:
     return record
 
 
-def _check_room(definition: Definition, needed: int, progress: Progress) -> None:
+def _check_room(definition: Definition, needed: int, local: Sequence[Path], progress: Progress) -> None:
     there = definition.store
     while not there.exists():
         there = there.parent
@@ -259,5 +255,5 @@ def _check_room(definition: Definition, needed: int, progress: Progress) -> None
     free = space.f_bavail * space.f_frsize
     if free < needed:
         raise NoSpaceError(f"{there}: has room for {free} bytes; the images hold {needed}; choose a larger store")
-    if any(os.stat(path).st_dev == os.stat(there).st_dev for path in definition.images):
+    if any(os.stat(path).st_dev == os.stat(there).st_dev for path in local):
         progress.note(f"{there}: is on the same file system as an image: one broken disk would take both")

@@ -95,6 +95,7 @@ class _Movement:
         self._warnings: list[str] = []
         self._last, self._lost = _newest(replica)
         cursors = [disk.cursor for disk in self._last.disks] if self._last else [None] * len(group.sources)
+        group.prepare()
         cuts = group.cut()
         self._disks = [_Disk(*each) for each in zip(group.sources, cursors, cuts, strict=True)]
 
@@ -161,12 +162,12 @@ class _Movement:
         return ""
 
     def _decisions(self) -> list[Decision]:
-        return [decide(self._view(disk)) for disk in self._disks] if self._last else []
+        return [self._decision(disk) for disk in self._disks] if self._last else []
 
-    def _view(self, disk: _Disk) -> DiskView:
+    def _decision(self, disk: _Disk) -> Decision:
         if disk.cut is None or disk.begin is None:
-            return DiskView(name=disk.source.name, size=disk.size, cut=disk.cut, cursor=disk.begin)
-        return disk.source.since(disk.begin, disk.cut).view()
+            return decide(DiskView(name=disk.source.name, size=disk.size, cut=disk.cut, cursor=disk.begin))
+        return disk.source.since(disk.begin, disk.cut).decide()
 
     def _delta(self, session: Session, plan: Plan) -> PointRecord:
         session.start("delta", heal=False)
@@ -333,6 +334,7 @@ class _Movement:
                     disk.begin = _cursor(disk.cut)
 
     def _commit(self, session: Session, action: str, reason: str) -> PointRecord:
+        self._group.check()
         state = self._replica.state()
         times = [disk.cut.time for disk in self._disks if disk.cut is not None]
         disks = [

@@ -19,7 +19,7 @@ from ..extents import Extent
 from ..files import File
 from ..manifest import Cursor
 from ..tracking import Cut
-from .decide import DiskView
+from .decide import Decision
 
 Rows = NDArray[Any]
 
@@ -41,8 +41,8 @@ class Delta(Protocol):
 class Changes(Protocol):
     """What happened between `begin` and a cut."""
 
-    def view(self) -> DiskView:
-        """What is known of it, for the decision."""
+    def decide(self) -> Decision:
+        """The movement that a replica needs which stands at `begin`."""
 
     def delta(self, stack: ExitStack) -> Delta:
         """The changes, proved whole before the first is used. FormatError or NotFoundError: they are not."""
@@ -92,8 +92,14 @@ class Group(Protocol):
     def frozen(self) -> bool:
         """Whether content that is read after a cut is what it was at the cut, so that no second cut is needed."""
 
+    def prepare(self) -> None:
+        """All that may take its time before a cut, so that whoever is frozen for it is not for long."""
+
     def cut(self) -> list[Cut | None]:
         """Cut all at one instant; None for each that is not tracked."""
+
+    def check(self) -> None:
+        """StorageError when what was read since the cut may not be what it must be for the point."""
 
     def close(self) -> None:
         """Let go of what the sync needed."""

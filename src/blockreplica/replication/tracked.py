@@ -12,7 +12,7 @@ from ..extents import Extent
 from ..files import File, Files
 from ..manifest import Cursor
 from ..tracking import Cut, EpochRecord, ImageSource, cut_together
-from .decide import DiskView, follows
+from .decide import Decision, DiskView, decide, follows
 from .dirty import dirty_extents
 from .logs import DeltaLogs, log_damage
 
@@ -66,8 +66,25 @@ class LoggedChanges:
     def __init__(self, disk: TrackedDisk, begin: Cursor, cut: Cut) -> None:
         self._disk, self._begin, self._cut = disk, begin, cut
 
-    def view(self) -> DiskView:
-        """What is known of it, for the decision."""
+    def decide(self) -> Decision:
+        """By the whole table of what may be known."""
+        return decide(self._view())
+
+    def delta(self, stack: ExitStack) -> DeltaLogs:
+        """The logs, opened and checked; LogError where they don't lead from the one cut to the other."""
+        records = self._records()
+        if not records and not follows(self._begin, records, self._cut):
+            raise LogError(f"{self._disk.base.path}: its tracking tells another history than epoch {self._begin.epoch}")
+        return DeltaLogs.open(records, self._begin, stack, checked=self._disk.checked, files=self._disk.files)
+
+    def dirty(self, block_size: int, largest: int) -> Iterable[Extent]:
+        """What the epochs' bitmaps name; all of the disk where they are not the successors of `begin`."""
+        records = self._records()
+        if not follows(self._begin, records, self._cut):
+            records = [EpochRecord(self._cut.epoch, None, None)]
+        return dirty_extents(records, self._cut.size, block_size, largest, self._disk.files)
+
+    def _view(self) -> DiskView:
         disk, begin, cut = self._disk, self._begin, self._cut
         view = DiskView(name=disk.name, size=cut.size, cut=cut, cursor=begin)
         if begin.tracking_id != str(cut.tracking_id) or begin.epoch > cut.epoch:
@@ -83,20 +100,6 @@ class LoggedChanges:
             name=disk.name, size=cut.size, cut=cut, cursor=begin, records=records, damage=damage,
             log_bytes=log_bytes, was_changed=disk.base.state in ("changed", "unclean"),
         )  # fmt: skip
-
-    def delta(self, stack: ExitStack) -> DeltaLogs:
-        """The logs, opened and checked; LogError where they don't lead from the one cut to the other."""
-        records = self._records()
-        if not records and not follows(self._begin, records, self._cut):
-            raise LogError(f"{self._disk.base.path}: its tracking tells another history than epoch {self._begin.epoch}")
-        return DeltaLogs.open(records, self._begin, stack, checked=self._disk.checked, files=self._disk.files)
-
-    def dirty(self, block_size: int, largest: int) -> Iterable[Extent]:
-        """What the epochs' bitmaps name; all of the disk where they are not the successors of `begin`."""
-        records = self._records()
-        if not follows(self._begin, records, self._cut):
-            records = [EpochRecord(self._cut.epoch, None, None)]
-        return dirty_extents(records, self._cut.size, block_size, largest, self._disk.files)
 
     def _records(self) -> list[EpochRecord]:
         return self._disk.base.records(self._begin.epoch, self._cut.epoch)
@@ -116,9 +119,15 @@ class TrackedGroup:
         """Look at all images; errors as of `ImageSource.open`."""
         return cls([ImageSource.open(path, files=files) for path in paths], files)
 
+    def prepare(self) -> None:
+        """A cut of trackers needs nothing beforehand."""
+
     def cut(self) -> list[Cut | None]:
         """Cut all at one instant."""
         return cut_together(self._images)
+
+    def check(self) -> None:
+        """What changes while it is read is in the next log, or the identity tells."""
 
     def close(self) -> None:
         """Let go of the images."""

@@ -332,10 +332,11 @@ class DiskWriter:
     ) -> int:
         """Fill `theirs` with the source's checksums and `bits` with what differs; returns the bytes read."""
         where, size, seed = (extent.offset, extent.length), self._block_size, self._seed
-        if deep:
-            both = source.fileno(), self.image.fileno()
-            kernels.compare_files(*both, *where, size, GRANULE, theirs, bits, seed=seed)
-            return sum(data_bytes(fd, extent.offset, extent.end) for fd in both)
-        scanned = kernels.checksum_file(source.fileno(), *where, size, theirs, seed=seed)
+        with source.window(*where) as fd:
+            if deep:
+                both = fd, self.image.fileno()
+                kernels.compare_files(*both, *where, size, GRANULE, theirs, bits, seed=seed)
+                return sum(data_bytes(each, extent.offset, extent.end) for each in both)
+            scanned = kernels.checksum_file(fd, *where, size, theirs, seed=seed)
         kernels.compare_tables(ours, theirs, bits)
         return scanned
