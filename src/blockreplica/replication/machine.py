@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from uuid import UUID
 
@@ -141,9 +141,9 @@ class MachineGroup:
         self._machine = machine
         self.sources = [MachineDisk(machine, index) for index in range(len(machine.disks))]
 
-    def prepare(self) -> None:
+    def prepare(self, known: Sequence[Sequence[Cursor]]) -> None:
         """Scratch images, and what a dead sync left."""
-        self._machine.prepare()
+        self._machine.prepare([{cursor.chain for cursor in cursors} for cursors in known])
 
     def cut(self) -> list[Cut | None]:
         """One transaction."""

@@ -95,9 +95,14 @@ class _Movement:
         self._warnings: list[str] = []
         self._last, self._lost = _newest(replica)
         cursors = [disk.cursor for disk in self._last.disks] if self._last else [None] * len(group.sources)
-        group.prepare()
+        group.prepare([self._known(index, cursor) for index, cursor in enumerate(cursors)])
         cuts = group.cut()
         self._disks = [_Disk(*each) for each in zip(group.sources, cursors, cuts, strict=True)]
+
+    def _known(self, index: int, cursor: Cursor | None) -> list[Cursor]:
+        pending = self._replica.pending()
+        begins = [disk.begin for disk in pending.disks[index : index + 1]] if pending else []
+        return [each for each in (cursor, *begins) if each is not None]
 
     def run(self) -> PointRecord:
         """Decide and move. A bad table page turns a delta into a resync, a damaged block anything into a deep one."""

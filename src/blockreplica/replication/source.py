@@ -92,8 +92,11 @@ class Group(Protocol):
     def frozen(self) -> bool:
         """Whether content that is read after a cut is what it was at the cut, so that no second cut is needed."""
 
-    def prepare(self) -> None:
-        """All that may take its time before a cut, so that whoever is frozen for it is not for long."""
+    def prepare(self, known: Sequence[Sequence[Cursor]]) -> None:
+        """All that may take its time before a cut, so that whoever is frozen for it is not for long.
+
+        `known`: for each disk, where the replica stands, and where its interrupted movement began.
+        """
 
     def cut(self) -> list[Cut | None]:
         """Cut all at one instant; None for each that is not tracked."""

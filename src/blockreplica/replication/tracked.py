@@ -119,7 +119,7 @@ class TrackedGroup:
         """Look at all images; errors as of `ImageSource.open`."""
         return cls([ImageSource.open(path, files=files) for path in paths], files)
 
-    def prepare(self) -> None:
+    def prepare(self, known: Sequence[Sequence[Cursor]]) -> None:
         """A cut of trackers needs nothing beforehand."""
 
     def cut(self) -> list[Cut | None]:

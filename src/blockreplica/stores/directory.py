@@ -9,11 +9,11 @@ from uuid import uuid4
 
 from ..errors import BusyError, FormatError, NotFoundError, RefusedError, StateError, StorageError, translated
 from ..files import FILES, File, Files
-from ..manifest import LIMIT, PointRecord, ReplicaRecord, StateRecord, StoreRecord, check_name, decode
+from ..manifest import LIMIT, PendingRecord, PointRecord, ReplicaRecord, StateRecord, StoreRecord, check_name, decode
 from .layout import STORE_MARK, DiskLayout, ReplicaLayout
 from .point_reader import PointReader
 from .records import read_record, record_errors, write_record
-from .session import Session, write_state
+from .session import Session, read_pending, write_state
 
 FIRST_STATE = StateRecord(generation=1, epoch=0, chain="")
 
@@ -179,6 +179,10 @@ class Replica:
         if self.record_errors():
             self._mend_records()
         return Session(self.layout, self.record, self.state(), files=self._files)
+
+    def pending(self) -> PendingRecord | None:
+        """The movement that was interrupted, if one was."""
+        return read_pending(self.layout, self.state(), self._files)
 
     @property
     def incomplete(self) -> bool:

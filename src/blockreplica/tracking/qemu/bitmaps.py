@@ -6,21 +6,18 @@ disables it and starts the next, in one transaction. So the bitmaps are a trail,
     5 (disabled)   6 (disabled)   7 (recording)        what changed since cut 5 is in 5, 6 and 7 together
 
 After an acknowledged sync one is left, the recording one. A sync that died leaves the one that it had frozen too: its
-changes are not lost, and are read again by the next. To keep the trail short, what is younger than the two oldest is
-then merged back into the second, which records again: those two are where a replica may stand (its newest point, and
-the movement that was interrupted).
+changes are not lost. Before the next cut the trail is folded: those bitmaps stay where the replica may stand (its
+newest point, and where a movement began that was interrupted), each with all that follows it merged back into it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 from uuid import UUID
-
-KEPT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +57,29 @@ def fault(trail: Sequence[Bitmap]) -> str:
     """Why a trail can't be believed; empty when it can."""
     if any(bitmap.inconsistent for bitmap in trail):
         return "has an inconsistent dirty bitmap: QEMU did not end cleanly"
-    for before, after in pairwise(trail):
-        if after.epoch != before.epoch + 1 or before.recording:
-            return "has dirty bitmaps that do not follow one another: somebody removed or changed one"
+    if any(bitmap.recording for bitmap in trail[:-1]):
+        return "has dirty bitmaps that do not follow one another: somebody changed one"
     if trail and not trail[-1].recording:
         return "has a dirty bitmap that somebody disabled"
     return ""
 
 
-def folding(node: str, trail: Sequence[Bitmap]) -> list[dict[str, Any]]:
-    """Actions of a transaction that merges the young bitmaps of a trail back; none where it is short."""
-    if len(trail) <= KEPT:
-        return []
-    target, young = trail[KEPT - 1], [bitmap.name for bitmap in trail[KEPT:]]
-    return [
-        action("block-dirty-bitmap-enable", node=node, name=target.name),
-        action("block-dirty-bitmap-merge", node=node, target=target.name, bitmaps=young),
-        *(action("block-dirty-bitmap-remove", node=node, name=name) for name in young),
+def folding(node: str, trail: Sequence[Bitmap], known: Collection[str]) -> list[dict[str, Any]]:
+    """Actions of a transaction after which the trail has bitmaps of the cuts in `known` (chains) only."""
+    kept = [at for at, bitmap in enumerate(trail) if str(bitmap.chain) in known]
+    gone = [
+        action("block-dirty-bitmap-remove", node=node, name=each.name) for each in trail[: kept[0] if kept else None]
     ]
+    for start, end in pairwise([*kept, len(trail)]):
+        target, young = trail[start], trail[start + 1 : end]
+        if not young:
+            continue
+        if end == len(trail):
+            gone.append(action("block-dirty-bitmap-enable", node=node, name=target.name))
+        names = [each.name for each in young]
+        gone.append(action("block-dirty-bitmap-merge", node=node, target=target.name, bitmaps=names))
+        gone += [action("block-dirty-bitmap-remove", node=node, name=name) for name in names]
+    return gone
 
 
 def rotation(node: str, trail: Sequence[Bitmap], name: str, *, persistent: bool) -> list[dict[str, Any]]:

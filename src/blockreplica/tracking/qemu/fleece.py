@@ -47,7 +47,7 @@ class Fleece:
         self._qmp, self._tag, self._folder = qmp, tag, folder / f"blockreplica-{tag}"
         self._nbd, self._own_server = nbd or qmp.path.with_name(qmp.path.name + ".nbd"), nbd is None
         self._disks: Sequence[Disk] = ()
-        self._exports = 0
+        self._exports: dict[tuple[int, str | None], str] = {}
         self._served = False
 
     def prepare(self, disks: Sequence[Disk]) -> None:
@@ -82,12 +82,14 @@ class Fleece:
     def open(self, index: int, bitmap: str | None = None) -> NbdFile:
         """A disk as it was at the cut; with `bitmap` (a disabled one) its extents may be asked for."""
         self._serve()
-        self._exports += 1
-        name = f"{self._tag}-x{self._exports}"
-        self._qmp(
-            "block-export-add", type="nbd", id=name, node_name=f"{self._tag}-{index}", name=name,
-            bitmaps=[bitmap] if bitmap else None,
-        )  # fmt: skip
+        name = self._exports.get((index, bitmap))
+        if name is None:
+            name = f"{self._tag}-x{len(self._exports)}"
+            self._qmp(
+                "block-export-add", type="nbd", id=name, node_name=f"{self._tag}-{index}", name=name,
+                bitmaps=[bitmap] if bitmap else None,
+            )  # fmt: skip
+            self._exports[index, bitmap] = name
         return NbdFile(self._nbd, name, contexts=(context(bitmap),) if bitmap else ())
 
     def check(self) -> None:
@@ -103,6 +105,7 @@ class Fleece:
         for name in self._mine("query-block-exports", "id"):
             self._qmp("block-export-del", id=name, mode="hard")
         self._wait(lambda: not self._mine("query-block-exports", "id"), "to end an export")
+        self._exports.clear()
 
     def clear(self) -> None:
         """Take everything of this tag out of QEMU, and its scratch images away."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -48,21 +49,18 @@ class Machine:
         """The disks, as they are."""
         return self._disks
 
-    def prepare(self) -> None:
-        """All that may take its time before a cut."""
+    def prepare(self, known: Sequence[Collection[str]]) -> None:
+        """All that may take its time before a cut. `known`: for each disk the cuts (chains) that must be kept apart."""
         fleece = self._fleeced()
         fleece.clear()
         nodes = self._nodes()
         self._disks = [self._disk(node) for node in nodes]
         trails = [ours(node, self._relationship) for node in nodes]
         self._faults = [fault(trail) for trail in trails]
+        self._drop_merged()
         actions = []
-        for disk, trail, bad in zip(self._disks, trails, self._faults, strict=True):
-            if bad:
-                for bitmap in trail:
-                    self._qmp("block-dirty-bitmap-remove", node=disk.node, name=bitmap.name)
-            else:
-                actions += folding(disk.node, trail)
+        for disk, trail, bad, chains in zip(self._disks, trails, self._faults, known, strict=True):
+            actions += folding(disk.node, trail, () if bad else chains)
         if actions:
             self._qmp("transaction", actions=actions)
         self._trails = [ours(node, self._relationship) for node in self._nodes()]
