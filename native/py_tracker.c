@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "control.h"
+#include "identity.h"
 #include "py_ops.h"
 #include "py_module.h"
 #include "tracker_text.h"
@@ -90,26 +91,34 @@ static int make_folders(PyObject *image, const char *name, PyObject *others, PyO
 struct opening {
     PyObject *folder, *name, *files, *boot, *tracking_folder;
     struct br_options options;
+    struct br_identity identity;
 };
 
 static int take_opening(PyObject *args, PyObject *keywords, struct opening *opening) {
-    static char *names[] = {"folder",  "name",    "files",           "log_limit", "settle_only",
-                            "suspect", "boot_id", "tracking_folder", NULL};
-    unsigned long long limit = 0;
+    static char *names[] = {"folder",      "name",     "files",   "log_limit",
+                            "settle_only", "suspect",  "boot_id", "tracking_folder",
+                            "hot_regions", "identity", NULL};
+    unsigned long long limit = 0, number[5] = {0};
+    unsigned hot = 0;
     int settle_only = 0, suspect = 0;
     *opening = (struct opening){.files = Py_None, .boot = Py_None, .tracking_folder = Py_None};
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|$OKppOO", names, &opening->folder, &opening->name,
-                                     &opening->files, &limit, &settle_only, &suspect, &opening->boot,
-                                     &opening->tracking_folder))
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|$OKppOOI(KKKKK)", names, &opening->folder,
+                                     &opening->name, &opening->files, &limit, &settle_only, &suspect,
+                                     &opening->boot, &opening->tracking_folder, &hot, &number[0], &number[1],
+                                     &number[2], &number[3], &number[4]))
         return -1;
     if (opening->boot != Py_None && (!PyBytes_Check(opening->boot) || PyBytes_Size(opening->boot) != 16)) {
         PyErr_SetString(PyExc_ValueError, "boot_id must be 16 bytes");
         return -1;
     }
+    opening->identity =
+        (struct br_identity){number[0], number[1], (int64_t)number[2], (int64_t)number[3], number[4]};
     opening->options = (struct br_options){
         .log_limit = limit,
         .settle_only = settle_only,
         .suspect = suspect,
+        .hot_regions = hot,
+        .identity = number[0] ? &opening->identity : NULL,
         .boot_id = opening->boot == Py_None ? NULL : (const uint8_t *)PyBytes_AsString(opening->boot),
     };
     return 0;

@@ -48,21 +48,40 @@ int br_tracker_extent(struct br_tracker *tracker, uint64_t offset, uint64_t leng
     return ops->extent ? ops->extent(tracker->image, offset, length, hole, run) : EOPNOTSUPP;
 }
 
-/* After power is lost, the state as it was made durable at open says all: the whole image is suspect. So
- * nothing but the image needs a sync here. */
-int br_tracker_flush(struct br_tracker *tracker) {
-    if (tracker->image_failed)
-        return EIO;
+/* One fdatasync serves all that asked before it began. The kernel tells an error to one of several at once,
+ * so there is never more than one, and what it said holds for all. */
+static int sync_once(struct br_tracker *tracker) {
+    tracker->flush_runs = true;
+    uint64_t begun = ++tracker->flushes_begun;
+    pthread_mutex_unlock(&tracker->flushing);
     int error = tracker->image->ops->sync(tracker->image);
-    if (!error)
-        return tracker->image_failed ? EIO
-                                     : 0; /* another thread's flush may have got the error of our writes */
-    pthread_mutex_lock(&tracker->saving);
-    tracker->image_failed = true;
-    if (br_save_state(tracker) != 0)
-        tracker->critical = true;
-    pthread_mutex_unlock(&tracker->saving);
+    if (error) {
+        pthread_mutex_lock(&tracker->saving);
+        tracker->image_failed = true;
+        if (br_save_state(tracker) != 0)
+            tracker->critical = true;
+        pthread_mutex_unlock(&tracker->saving);
+    }
+    pthread_mutex_lock(&tracker->flushing);
+    tracker->flush_runs = false;
+    tracker->flushes_done = begun;
+    pthread_cond_broadcast(&tracker->flushed);
     return error;
+}
+
+/* After power is lost, hot regions and durable bits say what to compare. So nothing but the image needs a
+ * sync here. */
+int br_tracker_flush(struct br_tracker *tracker) {
+    int error = 0;
+    pthread_mutex_lock(&tracker->flushing);
+    uint64_t needed = tracker->flushes_begun + 1;
+    while (!tracker->image_failed && tracker->flushes_done < needed && !error)
+        if (tracker->flush_runs)
+            pthread_cond_wait(&tracker->flushed, &tracker->flushing);
+        else
+            error = sync_once(tracker);
+    pthread_mutex_unlock(&tracker->flushing);
+    return error ? error : tracker->image_failed ? EIO : 0;
 }
 
 /* The image ends early: what it loses was its last change there. */
@@ -132,7 +151,7 @@ uint64_t br_tracker_size(struct br_tracker *tracker) {
 static enum br_condition condition(const struct br_tracker *tracker, const struct br_epoch *epoch) {
     if (tracker->critical)
         return BR_CRITICAL;
-    if (tracker->image_failed)
+    if (tracker->image_failed || tracker->all_suspect)
         return BR_WHOLE_IMAGE;
     return epoch->log_error ? BR_BITMAP_ONLY : BR_TRACKING;
 }
@@ -153,5 +172,9 @@ void br_tracker_status(struct br_tracker *tracker, struct br_status *status) {
     status->dirty = dirty < status->size ? dirty : status->size;
     status->writes = tracker->writes;
     status->found = tracker->found;
+    status->found_dirty = tracker->found_dirty;
+    status->hot = tracker->hot.used;
+    status->activations = tracker->activations;
+    status->hot_syncs = tracker->hot_syncs;
     pthread_mutex_unlock(&tracker->mutex);
 }

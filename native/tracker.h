@@ -20,6 +20,7 @@
 #include "ops.h"
 
 struct br_tracker;
+struct br_identity;
 
 enum br_failure_kind {
     BR_FAILED_CALL,  /* the system failed `doing` to file `name`: `error` */
@@ -43,7 +44,9 @@ struct br_options {
     /* With settle_only: an fsync of the image failed elsewhere; have the next open take all of it for
      * suspect. */
     bool suspect;
+    uint32_t hot_regions;   /* of 4 MiB, that may differ after a loss of power; 0: 2048; at most 3968 */
     const uint8_t *boot_id; /* NULL: the kernel's; for tests */
+    const struct br_identity *identity; /* NULL: the image's own; for tests */
 };
 
 /* A cut. Where `epoch` is 0, nothing was ever cut. */
@@ -58,7 +61,8 @@ struct br_cut {
 enum br_condition {
     BR_TRACKING,    /* bitmap and log */
     BR_BITMAP_ONLY, /* the log failed, or grew beyond its limit: till the next cut */
-    BR_WHOLE_IMAGE, /* fsync of the image failed: everything is suspect till the image is opened anew */
+    BR_WHOLE_IMAGE, /* an fsync of the image failed, or the tracking file can't be written: everything is
+                       suspect till the image is opened anew */
     BR_CRITICAL,    /* a crash now would lose changes: the tracking file can't be written */
 };
 
@@ -66,9 +70,10 @@ enum br_condition {
 enum br_found {
     BR_FOUND_NOTHING, /* it is tracked for the first time */
     BR_FOUND_CLOSED,  /* it was closed in order, and nobody touched it since */
-    BR_FOUND_DIED,    /* its tracker died; the bitmap says what was written */
+    BR_FOUND_DIED,    /* its tracker died; log or bitmap say what was written */
     BR_FOUND_SUSPECT, /* anything may have been written */
     BR_FOUND_DAMAGED, /* the tracking file was damaged: a new tracking UUID began */
+    BR_FOUND_POWER,   /* the machine went down; hot regions and durable bits say what may differ */
 };
 
 struct br_status {
@@ -77,6 +82,10 @@ struct br_status {
     uint64_t epoch, size, log_size, dirty, writes; /* bytes; writes since open */
     struct br_cut last;
     enum br_found found;
+    uint64_t found_dirty; /* bytes of image that the epochs ended by the opening name */
+    uint32_t hot;         /* regions now */
+    uint64_t activations; /* regions made hot since open, and the fsyncs that this took */
+    uint64_t hot_syncs;
 };
 
 /* Start tracking image `name` of `folder`, which the tracker takes over in any case. `failure` is filled on

@@ -128,8 +128,8 @@ void br_epoch_look(struct br_tracker *tracker) {
 }
 
 int br_save_state(struct br_tracker *tracker) {
-    tracker->tracking.state.suspect =
-        tracker->image_failed || tracker->epochs[0].bits_lost || tracker->epochs[1].bits_lost;
+    tracker->tracking.state.suspect = tracker->image_failed || tracker->all_suspect ||
+                                      tracker->epochs[0].bits_lost || tracker->epochs[1].bits_lost;
     return br_tracking_save(&tracker->tracking);
 }
 

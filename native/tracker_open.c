@@ -5,6 +5,7 @@
  *     died, in this boot, identity provable    the epoch ends with its bits, and with its log, finished from
  *                                              the open record (tracker_recover.c); so does the next one,
  *                                              where a cut was under way
+ *     died, in another boot, nobody since      the epoch ends with hot regions and durable bits, no log
  *     died otherwise                           the epoch ends with no artifacts
  *     tracking file missing or damaged         a new tracking UUID
  *
@@ -31,6 +32,16 @@ static bool fits_stamps(const struct br_tracking *tracking, const struct br_iden
            now->mtime_ns >= stamps.mtime_ns && now->mtime_ns <= latest && now->ctime_ns <= latest;
 }
 
+/* After a loss of power mtime may be older than it was, and the last stamps may not have reached the disk. */
+static bool fits_power(const struct br_tracking *tracking, const struct br_identity *now) {
+    const struct br_state *state = &tracking->state;
+    struct br_stamps stamps = br_tracking_stamps(tracking);
+    int64_t latest = stamps.clock_ns + second_ns;
+    return stamps.session == state->session && now->size == state->size &&
+           now->inode == state->identity.inode && now->generation == state->identity.generation &&
+           now->mtime_ns <= latest && now->ctime_ns <= latest;
+}
+
 /* How the epoch that the state names ended: it goes on where it was closed. */
 static enum br_found judge(const struct br_tracking *tracking, const struct br_identity *now, bool provable,
                            const uint8_t boot[16]) {
@@ -39,8 +50,10 @@ static enum br_found judge(const struct br_tracking *tracking, const struct br_i
         return BR_FOUND_SUSPECT;
     if (state->clean)
         return br_identity_equal(now, &state->identity) ? BR_FOUND_CLOSED : BR_FOUND_SUSPECT;
-    if (memcmp(boot, no_boot, 16) == 0 || memcmp(boot, state->boot, 16) != 0)
+    if (memcmp(boot, no_boot, 16) == 0 || memcmp(state->boot, no_boot, 16) == 0)
         return BR_FOUND_SUSPECT;
+    if (memcmp(boot, state->boot, 16) != 0)
+        return fits_power(tracking, now) ? BR_FOUND_POWER : BR_FOUND_SUSPECT;
     return fits_stamps(tracking, now) ? BR_FOUND_DIED : BR_FOUND_SUSPECT;
 }
 
@@ -86,6 +99,8 @@ static int end_epoch(struct br_tracker *tracker, int slot, const struct br_recor
     br_epoch_name(tracker, tracking->state.epoch, ".dirty", dirty);
     if (slot < 0 || !head || !br_recover_log(tracker, (uint32_t)slot, head, tracking->state.epoch))
         error = folder->ops->unlink(folder, log); /* a cut that was not recorded had got this far */
+    if (!error && slot >= 0)
+        tracker->found_dirty += tracking->marked[slot] * BR_GRANULE;
     if (!error && slot >= 0)
         error = br_dirty_save(folder, dirty, tracking, (uint32_t)slot, id);
     if (error || slot < 0) /* without its bitmap the whole image is suspect, which is no error */
@@ -135,6 +150,21 @@ static int end_died(struct br_tracker *tracker) {
     return error;
 }
 
+/* The machine went down: what was hot, and all bits that were durable, of whichever slot. The log may lack
+ * anything. */
+static int end_power(struct br_tracker *tracker) {
+    struct br_tracking *tracking = &tracker->tracking;
+    uint32_t slot = tracking->state.slot;
+    int error = br_hot_mark(tracking, slot);
+    if (error == EBADMSG) {
+        tracker->found = BR_FOUND_SUSPECT;
+        return 0;
+    }
+    if (!error)
+        error = br_tracking_merge(tracking, slot, !slot);
+    return error ? error : end_epoch(tracker, (int)slot, NULL);
+}
+
 /* End the epoch that was interrupted; `now` is the image's identity as it was judged. */
 static int end_interrupted(struct br_tracker *tracker, const struct br_identity *now) {
     struct br_identity after;
@@ -144,10 +174,13 @@ static int end_interrupted(struct br_tracker *tracker, const struct br_identity 
         tracker->image_failed = true;
         tracker->found = BR_FOUND_SUSPECT;
     }
+    int error = tracker->found == BR_FOUND_POWER ? end_power(tracker) : 0;
     if (tracker->found == BR_FOUND_SUSPECT)
         return end_epoch(tracker, -1, NULL);
-    int error = end_died(tracker);
-    if (!error && br_identity_of(image->ops->fileno(image), &after) == 0 && br_identity_equal(now, &after))
+    if (tracker->found == BR_FOUND_DIED)
+        error = end_died(tracker);
+    if (!error && (tracker->identity_given || (br_identity_of(image->ops->fileno(image), &after) == 0 &&
+                                               br_identity_equal(now, &after))))
         return 0;
     tracker->found = BR_FOUND_SUSPECT; /* somebody writes it while we read */
     return error ? error : end_epoch(tracker, -1, NULL);
@@ -195,7 +228,9 @@ static int record_closed(struct br_tracker *tracker) {
         return error == ENOTSUP ? 0 : error;
     state->clean = true;
     state->pid = 0;
-    return br_save_state(tracker);
+    tracker->all_suspect = false; /* image and epoch are durable now */
+    error = br_save_state(tracker);
+    return error || !br_marked_whole(tracker) ? error : br_unmark_whole(tracker);
 }
 
 /* Settle without tracking: the image's sync stands before the record of its identity. */
@@ -223,6 +258,9 @@ static int take_over(struct br_tracker *tracker, enum br_loaded loaded, const st
     if (options->boot_id)
         memcpy(boot, options->boot_id, 16);
     bool provable = br_identity_of(tracker->image->ops->fileno(tracker->image), &now) == 0;
+    tracker->identity_given = options->identity;
+    if (options->identity)
+        now = *options->identity;
     int error = loaded == BR_LOADED ? 0 : start_anew(tracker);
     if (!error)
         error = br_tracking_cover(tracking, loaded == BR_LOADED ? tracking->state.covered : tracker->size);
@@ -230,7 +268,10 @@ static int take_over(struct br_tracker *tracker, enum br_loaded loaded, const st
         return error;
     if (loaded == BR_LOADED)
         tracker->found = judge(tracking, &now, provable, boot);
-    if (tracker->found == BR_FOUND_DIED || tracker->found == BR_FOUND_SUSPECT)
+    if (loaded == BR_LOADED && br_marked_whole(tracker))
+        tracker->found = BR_FOUND_SUSPECT;
+    if (tracker->found == BR_FOUND_DIED || tracker->found == BR_FOUND_SUSPECT ||
+        tracker->found == BR_FOUND_POWER)
         error = end_interrupted(tracker, &now);
     if (!error)
         remove_open_logs(tracker);
@@ -239,6 +280,8 @@ static int take_over(struct br_tracker *tracker, enum br_loaded loaded, const st
     tracking->state.covered = tracker->size;
     if (!error)
         error = options->settle_only ? settle(tracker, options->suspect) : record_open(tracker, &now, boot);
+    if (!error && br_marked_whole(tracker))
+        error = br_unmark_whole(tracker);
     return error ? error : clear_slots(tracker);
 }
 
@@ -330,12 +373,18 @@ int br_tracker_open(struct br_folder *folder, const char *name, const struct br_
     tracker->folder = folder;
     snprintf(tracker->name, sizeof tracker->name, "%s", name);
     tracker->log_limit = options->log_limit;
+    tracker->hot_made = 1;
+    int error = br_hot_init(&tracker->hot, options->hot_regions);
     br_ranges_init(&tracker->ranges);
     pthread_mutex_init(&tracker->cutting, NULL);
     pthread_mutex_init(&tracker->saving, NULL);
     pthread_mutex_init(&tracker->mutex, NULL);
+    pthread_mutex_init(&tracker->flushing, NULL);
     pthread_cond_init(&tracker->drained, NULL);
-    int error = open_tracker(tracker, options, failure);
+    pthread_cond_init(&tracker->flushed, NULL);
+    pthread_cond_init(&tracker->hot_changed, NULL);
+    error =
+        error ? br_fail(failure, error, name, "opening the image") : open_tracker(tracker, options, failure);
     if (!error && !options->settle_only) {
         *opened = tracker;
         return 0;
@@ -380,7 +429,11 @@ void br_tracker_drop(struct br_tracker *tracker) {
     br_tracking_close(&tracker->tracking);
     br_file_close(&tracker->image);
     br_folder_close(&tracker->folder);
+    br_hot_free(&tracker->hot);
+    pthread_cond_destroy(&tracker->hot_changed);
+    pthread_cond_destroy(&tracker->flushed);
     pthread_cond_destroy(&tracker->drained);
+    pthread_mutex_destroy(&tracker->flushing);
     pthread_mutex_destroy(&tracker->mutex);
     pthread_mutex_destroy(&tracker->saving);
     pthread_mutex_destroy(&tracker->cutting);

@@ -14,6 +14,7 @@
 #include <stdatomic.h>
 
 #include "dirty_file.h"
+#include "hot_regions.h"
 #include "log_writer.h"
 #include "rangelock.h"
 #include "tracker.h"
@@ -53,12 +54,30 @@ struct br_tracker {
     void *word_map;
     _Atomic uint64_t own_word;
 
+    struct br_hot hot; /* these under mutex, but for the sectors that are being written */
+    uint8_t hot_sectors[BR_HOT_SECTORS][BR_HOT_SECTOR];
+    uint64_t hot_made, hot_durable; /* generations: of what is added now, and the latest that is durable */
+    bool hot_syncing, hot_evicting;
+    bool hot_off; /* the whole image is hot, durably, or the condition is critical */
+    unsigned hot_waiting;
+    pthread_cond_t hot_changed;
+    uint64_t activations, hot_syncs;
+
+    pthread_mutex_t flushing;
+    pthread_cond_t flushed;
+    uint64_t flushes_begun, flushes_done; /* under flushing */
+    bool flush_runs;
+
     uint64_t session;
     int64_t stamped_ns, seen_ns; /* under mutex: the last stamp, the last look at the clock */
     uint64_t writes;
     _Atomic bool image_failed; /* fsync of the image failed once */
+    _Atomic bool all_suspect;  /* the tracking file could not be written: see br_mark_whole */
     _Atomic bool critical;
+    _Atomic bool stamp_moved; /* since it was last sent to the disk */
     enum br_found found;
+    uint64_t found_dirty;
+    bool identity_given;
 };
 
 static inline struct br_epoch *br_other(struct br_tracker *tracker) {
@@ -102,6 +121,17 @@ bool br_drop_sealed_log(struct br_tracker *tracker);
 /* The log goes, its room is given back, the guest's writes go on. */
 void br_log_drop(struct br_tracker *tracker, struct br_epoch *epoch, int error);
 
+/* tracker_hot.c */
+/* Under mutex, which is let go meanwhile: have the regions of an extent durably hot, and keep them so. */
+void br_hot_enter(struct br_tracker *tracker, uint64_t offset, uint64_t length);
+/* Under mutex: the change that entered is done. */
+void br_hot_leave(struct br_tracker *tracker, uint64_t offset, uint64_t length);
+/* Make durable, in the tracking file or beside the image, that all of it is suspect; critical if neither. */
+void br_mark_whole(struct br_tracker *tracker);
+/* Whether there is such a mark beside the image; remove it. */
+bool br_marked_whole(struct br_tracker *tracker);
+int br_unmark_whole(struct br_tracker *tracker);
+
 /* tracker_recover.c */
 /* Finish the log of an epoch whose tracker died, which `head` found in slot `slot`, seal it and give it the
  * name of `epoch`. false: it can't be, and nothing of that name stands there. */
@@ -121,6 +151,7 @@ void br_stamp(struct br_tracker *tracker, int64_t now);
 /* A change under way. */
 struct br_change {
     struct br_epoch *epoch;
+    uint64_t offset, length;
     uint32_t pending; /* in the open record */
 };
 

@@ -4,7 +4,7 @@
 #include <unistd.h>
 
 static const char *const conditions[] = {"tracking", "bitmap only", "whole image", "critical"};
-static const char *const founds[] = {"nothing", "closed", "died", "suspect", "damaged"};
+static const char *const founds[] = {"nothing", "closed", "died", "suspect", "damaged", "power"};
 static const char *const kinds[] = {"call", "busy", "newer"};
 
 static void number(struct br_text *text, const char *name, uint64_t value) {
@@ -25,6 +25,10 @@ void br_text_status(struct br_text *text, struct br_tracker *tracker) {
     number(text, "log_error", (uint64_t)status.log_error);
     number(text, "dirty_bytes", status.dirty);
     number(text, "writes", status.writes);
+    number(text, "found_dirty_bytes", status.found_dirty);
+    number(text, "hot", status.hot);
+    number(text, "activations", status.activations);
+    number(text, "hot_syncs", status.hot_syncs);
     br_text_add(text, ", \"last_cut_ns\": %lld}", (long long)status.last.time_ns);
 }
 

@@ -13,6 +13,7 @@
 #include "tracker_parts.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 
 #include "crc32c.h"
@@ -30,21 +31,25 @@ void br_stamp(struct br_tracker *tracker, int64_t now) {
         return;
     struct br_stamps stamps = {tracker->session, br_wall_clock(), identity.mtime_ns};
     tracker->stamped_ns = now;
+    tracker->stamp_moved = true;
     br_tracking_stamp(&tracker->tracking, stamps); /* an old stamp makes the image suspect, nothing worse */
 }
 
 /* Rule 3 for bits: if they can't stand in the file, its state says that they can't be trusted. */
 void br_report_lost(struct br_tracker *tracker, struct br_epoch *epoch) {
     pthread_mutex_lock(&tracker->saving);
-    bool first = !epoch->bits_lost;
+    bool first = !epoch->bits_lost && !tracker->all_suspect;
     epoch->bits_lost = true;
-    if (first && br_save_state(tracker) != 0)
-        tracker->critical = true;
+    int error = first ? br_save_state(tracker) : 0;
     pthread_mutex_unlock(&tracker->saving);
+    if (error)
+        br_mark_whole(tracker);
 }
 
-/* Under mutex: the epoch that a change of an extent belongs to, with its bits set. */
+/* Under mutex: the epoch that a change of an extent belongs to, with its bits set. The word is read after all
+ * waiting. */
 static struct br_epoch *enter(struct br_tracker *tracker, uint64_t offset, uint64_t length, bool *lost) {
+    br_hot_enter(tracker, offset, length);
     br_epoch_look(tracker);
     struct br_epoch *epoch = &tracker->epochs[tracker->current];
     epoch->in_flight++;
@@ -54,7 +59,8 @@ static struct br_epoch *enter(struct br_tracker *tracker, uint64_t offset, uint6
     return epoch;
 }
 
-static void leave(struct br_tracker *tracker, struct br_epoch *epoch) {
+static void leave(struct br_tracker *tracker, struct br_epoch *epoch, uint64_t offset, uint64_t length) {
+    br_hot_leave(tracker, offset, length);
     tracker->writes++;
     br_stamp(tracker,
              br_stamp_clock()); /* the image's time may be later than the stamp before: writes queue */
@@ -64,6 +70,8 @@ static void leave(struct br_tracker *tracker, struct br_epoch *epoch) {
 
 void br_change_begin(struct br_tracker *tracker, struct br_change *change, uint64_t offset, uint64_t length) {
     bool lost = false;
+    change->offset = offset;
+    change->length = length;
     pthread_mutex_lock(&tracker->mutex);
     change->epoch = enter(tracker, offset, length, &lost);
     if (br_record_pend(&change->epoch->record, offset, length, &change->pending) != 0)
@@ -76,7 +84,7 @@ void br_change_begin(struct br_tracker *tracker, struct br_change *change, uint6
 void br_change_end(struct br_tracker *tracker, struct br_change *change) {
     pthread_mutex_lock(&tracker->mutex);
     br_record_unpend(&change->epoch->record, change->pending); /* left there, it is only logged once more */
-    leave(tracker, change->epoch);
+    leave(tracker, change->epoch, change->offset, change->length);
     pthread_mutex_unlock(&tracker->mutex);
 }
 
@@ -217,11 +225,23 @@ static int write_all(struct br_tracker *tracker, const char *data, uint64_t leng
         if (!unplaced)
             br_log_confirm(&epoch->log, &place);
         if (error || done == length) {
-            leave(tracker, epoch);
+            leave(tracker, epoch, begin, length);
             pthread_mutex_unlock(&tracker->mutex);
             return error;
         }
     }
+}
+
+/* After a loss of power, too, the stamps should tell how long we wrote: so they go to the disk, without
+ * waiting for it. */
+static void send_stamps(struct br_tracker *tracker) {
+    struct br_file *file = tracker->tracking.file;
+    if (!tracker->stamp_moved)
+        return;
+    tracker->stamp_moved = false;
+    int fd = file->ops->fileno(file);
+    if (fd >= 0)
+        sync_file_range(fd, BR_STAMPS_AT, BR_PAGE, SYNC_FILE_RANGE_WRITE);
 }
 
 int br_tracker_pwrite(struct br_tracker *tracker, const void *data, size_t length, uint64_t offset) {
@@ -233,6 +253,7 @@ int br_tracker_pwrite(struct br_tracker *tracker, const void *data, size_t lengt
     if (length)
         error = write_all(tracker, data, length, &entry);
     br_range_unlock(&tracker->ranges, &range);
+    send_stamps(tracker);
     return error;
 }
 

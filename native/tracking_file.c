@@ -20,7 +20,7 @@
 enum {
     state_size = 512,
     state_crc = 508,
-    stamps_at = 4096,
+
     stamps_size = 512,
     flag_clean = 1,
     flag_suspect = 2
@@ -269,10 +269,10 @@ int br_tracking_clear(struct br_tracking *tracking, uint32_t slot) {
 /* Where the stamps of a session stand, or would: those of the state's session keep their place. */
 static uint64_t stamps_of(const struct br_tracking *tracking, uint64_t session) {
     for (int i = 0; i < 2; i++)
-        if (br_get64(tracking->base + stamps_at + i * stamps_size) == session)
-            return stamps_at + (uint64_t)i * stamps_size;
-    bool first = br_get64(tracking->base + stamps_at) != tracking->state.session;
-    return stamps_at + (first ? 0 : stamps_size);
+        if (br_get64(tracking->base + BR_STAMPS_AT + i * stamps_size) == session)
+            return BR_STAMPS_AT + (uint64_t)i * stamps_size;
+    bool first = br_get64(tracking->base + BR_STAMPS_AT) != tracking->state.session;
+    return BR_STAMPS_AT + (first ? 0 : stamps_size);
 }
 
 int br_tracking_stamp(struct br_tracking *tracking, struct br_stamps stamps) {

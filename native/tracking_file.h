@@ -37,6 +37,7 @@ enum {
     BR_PAGE = 4096,
     BR_PAGE_BITS = BR_PAGE * 8,
     BR_TRACKING_VERSION = 2,
+    BR_STAMPS_AT = 4096,
     BR_RECORDS_AT = 8192, /* each slot's open record */
     BR_RECORD_SIZE = 18 * BR_PAGE,
     BR_HOT_AT = BR_RECORDS_AT + 2 * BR_RECORD_SIZE,

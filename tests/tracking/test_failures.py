@@ -11,6 +11,7 @@ import pytest
 
 from blockreplica.errors import NoSpaceError, StorageError
 from blockreplica.tracking import ImageSource, track
+from blockreplica.tracking.state import SLOTS_AT
 
 from .helpers import (
     GRANULE,
@@ -187,7 +188,7 @@ def test_after_a_failed_fsync_a_killed_tracker_leaves_nothing_to_trust(image: Pa
 
 def test_bits_that_can_not_stand_in_the_file_make_a_crash_suspect_but_not_a_cut(image: Path) -> None:
     def broken(what: str, name: str, _: HookedFile | None, arguments: tuple[Any, ...]) -> None:
-        if (what, name) == ("pwrite", "vm.img.tracking") and arguments[1] >= 8192:
+        if (what, name) == ("pwrite", "vm.img.tracking") and arguments[1] >= SLOTS_AT:
             raise OSError(errno.EIO, "broken")
 
     files = HookedFiles()
@@ -210,10 +211,16 @@ def test_bits_that_can_not_stand_in_the_file_make_a_crash_suspect_but_not_a_cut(
     assert (record.log, record.dirty) == (None, None)
 
 
-def test_when_the_tracking_file_takes_nothing_the_write_goes_on_and_the_state_is_critical(image: Path) -> None:
+def test_when_neither_tracking_file_nor_mark_can_be_written_the_write_goes_on_and_the_state_is_critical(
+    image: Path,
+) -> None:
+    def broken(what: str, name: str, *_: object) -> None:
+        if what in ("pwrite", "create") and name in ("vm.img.tracking", "vm.img.whole"):
+            raise OSError(errno.EIO, "broken")
+
     files = HookedFiles()
     with track(image, files=files) as tracked:
-        files.hook = failing(errno.EIO, "pwrite", "vm.img.tracking")
+        files.hook = broken
         tracked.pwrite(b"a" * 4096, 0)
         assert tracked.pread(1, 0) == b"a"
         assert tracked.status().state == "critical"

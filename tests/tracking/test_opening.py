@@ -149,11 +149,19 @@ def test_a_tracker_that_died_in_this_boot_leaves_the_log_and_the_bitmap_of_its_e
     assert not {".hrl", ".hrl.next"} & beside(image)
 
 
-def test_a_tracker_that_died_in_another_boot_leaves_the_whole_image_suspect(image: Path) -> None:
+def test_a_tracker_that_died_in_another_boot_leaves_hot_regions_and_no_log(image: Path) -> None:
     die(written(image))
     kernels.Tracker(image.parent, image.name, boot_id=b"another boot....").close()
-    assert last_record(image, 1) == (False, False)
+    assert last_record(image, 1) == (False, True)
     assert ".000001.hrl" not in beside(image)
+
+
+def test_an_image_touched_after_the_loss_of_power_is_suspect_as_a_whole(image: Path) -> None:
+    die(written(image))
+    late = time.time_ns() + 5 * SECOND_NS
+    os.utime(image, ns=(late, late))
+    kernels.Tracker(image.parent, image.name, boot_id=b"another boot....").close()
+    assert last_record(image, 1) == (False, False)
 
 
 def test_a_write_past_the_stamps_of_a_dead_tracker_makes_the_image_suspect(image: Path) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from .. import kernels
 from ..errors import BlockReplicaError, BusyError, UsageError, from_os_error
 from ..files import FILES, Files
+from ..units import format_size
 from .cursors import trim_after
 from .names import Names
 from .native import open_tracker, told
@@ -27,6 +28,7 @@ _TRIES, _PAUSE_S = 10, 0.03  # whoever only looks at a tracking file holds its l
 
 _WARNINGS = {
     "died": "its last tracker died; its log was finished, or else the next sync compares what it had marked as dirty",
+    "power": "the machine went down; the next sync compares {dirty} that were in use or marked then",
     "suspect": "may have been changed while nothing tracked it; the next sync compares all of it",
     "damaged": "its tracking file was damaged; tracking begins anew, and the next sync compares all of it",
 }
@@ -52,9 +54,10 @@ class TrackedImage:
         self.warnings: list[str] = []
         self._files, self._log_limit = files, log_limit
         self._tracker = _open(self._names, files, log_limit)
-        found = self.status().found
-        if found in _WARNINGS:
-            self.warnings.append(f"{self.path}: {_WARNINGS[found]}")
+        status = self.status()
+        if status.found in _WARNINGS:
+            dirty = format_size(status.found_dirty_bytes)
+            self.warnings.append(f"{self.path}: {_WARNINGS[status.found].format(dirty=dirty)}")
         try:
             self._tracker.listen(self._names.folder, self.path.name)
         except kernels.TrackerFailure as failure:

@@ -51,7 +51,9 @@ class TrackingStatus:
     """How a tracker is. `state` is "tracking", "bitmap only" (the log failed, until the next cut), "whole image"
     (an fsync of the image failed, until it is opened anew) or "critical" (a crash now would lose changes).
     Bytes, but for `writes`, which counts those since the tracker was opened. `last_cut` is seconds since 1970, `found`
-    what the tracker's opening found: "nothing", "closed", "died", "suspect" or "damaged".
+    what the tracker's opening found: "nothing", "closed", "died", "power", "suspect" or "damaged", and
+    `found_dirty_bytes` what it ended an epoch with. `hot` regions of 4 MiB would be compared after a loss of power; for
+    `activations` of such regions `hot_syncs` fsyncs were made.
     """
 
     state: str
@@ -65,6 +67,10 @@ class TrackingStatus:
     writes: int
     last_cut: float
     found: str
+    found_dirty_bytes: int = 0
+    hot: int = 0
+    activations: int = 0
+    hot_syncs: int = 0
 
     @classmethod
     def from_native(cls, fields: dict[str, Any]) -> TrackingStatus:
@@ -82,6 +88,10 @@ class TrackingStatus:
             writes=fields["writes"],
             last_cut=fields["last_cut_ns"] / 1e9,
             found=fields["found"],
+            found_dirty_bytes=fields["found_dirty_bytes"],
+            hot=fields["hot"],
+            activations=fields["activations"],
+            hot_syncs=fields["hot_syncs"],
         )
 
 
