@@ -121,6 +121,14 @@ bool br_drop_sealed_log(struct br_tracker *tracker);
 /* The log goes, its room is given back, the guest's writes go on. */
 void br_log_drop(struct br_tracker *tracker, struct br_epoch *epoch, int error);
 
+/* tracker_settle.c */
+/* How the epoch that the state names ended; `now`: the image's identity, if that is `provable`. */
+enum br_found br_judge(const struct br_tracking *tracking, const struct br_identity *now, bool provable,
+                       const uint8_t boot[16]);
+/* End the epoch that was interrupted, as tracker->found says; `now` as it was judged. The state in memory
+ * moves on, artifacts are on disk. */
+int br_end_interrupted(struct br_tracker *tracker, const struct br_identity *now);
+
 /* tracker_hot.c */
 /* Under mutex, which is let go meanwhile: have the regions of an extent durably hot, and keep them so. */
 void br_hot_enter(struct br_tracker *tracker, uint64_t offset, uint64_t length);

@@ -1,7 +1,7 @@
 """Power cuts of a real file system: the GOINGDOWN ioctl drops all that was not made durable, under a writing tracker.
 
-What must hold afterwards is invariant 1: the epochs since the last cut name every granule in which the image, as the disk
-has it, differs from what it was at that cut.
+What must hold afterwards is invariant 1: the epochs since the last cut name every granule in which the image, as
+the disk has it, differs from what it was at that cut.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Rules 2 and 3: a region is durably hot before its first write, and cools only once image and bits are durable.
 
-Power is cut on a simulated disk, which loses, tears and reorders what was not fsynced, at every step of a short life with
-few regions, so that they come and go. After it every granule in which the image differs from the last cut is dirty.
+Power is cut on a simulated disk, which loses, tears and reorders what was not fsynced, at every step of a short life
+with few regions, so that they come and go. After it every granule in which the image differs from the cut is dirty.
 """
 
 from __future__ import annotations
