@@ -32,6 +32,7 @@ campaign: export BLOCKREPLICA_KILL_SEEDS ?= 40
 campaign: export BLOCKREPLICA_KILL_TIMED ?= 60
 campaign: export BLOCKREPLICA_FLIPS ?= 400
 campaign: export BLOCKREPLICA_MACHINE_EXAMPLES ?= 500
+campaign: export BLOCKREPLICA_GUEST_ROUNDS ?= 25
 campaign:
 	@tools/bootstrap dev
 	@echo "BLOCKREPLICA_SEED=$$BLOCKREPLICA_SEED"
