@@ -7,6 +7,7 @@
  *     cut                 cut now: {"cut": {...}, "log_limit": bytes}
  *     sync                make the image's writes durable
  *     prepare PATH        get ready to be cut by the epoch word in file PATH
+ *     log always|transit  have that log mode from the next epoch on; a log that transit needs no more goes
  *     finish              end the epoch that the word cut: {"cut": {...}}
  *
  * From `prepare` to `finish` the connection has the right to cut alone. One that ends in between leaves a cut

@@ -135,11 +135,21 @@ static int on_finish(struct br_connection *connection, const char *argument, str
     return error;
 }
 
+static int on_log(struct br_connection *connection, const char *argument, struct br_text *text,
+                  struct br_failure *failure) {
+    enum br_log_mode mode;
+    (void)text;
+    if (!br_log_mode(argument, &mode))
+        return br_control_fail(failure, EINVAL, "", "taking a log mode that is neither always nor transit");
+    return br_tracker_log(connection->control->tracker, mode, failure);
+}
+
 static const struct {
     const char *word;
     request_fn *answer;
 } requests[] = {
-    {"status", on_status}, {"cut", on_cut}, {"sync", on_sync}, {"prepare", on_prepare}, {"finish", on_finish},
+    {"status", on_status},   {"cut", on_cut},       {"sync", on_sync},
+    {"prepare", on_prepare}, {"finish", on_finish}, {"log", on_log},
 };
 
 void br_control_answer(struct br_connection *connection, char *line, struct br_text *text) {

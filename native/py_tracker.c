@@ -153,6 +153,29 @@ static PyObject *tracker_prepare(PyObject *self, PyObject *word) {
     Py_RETURN_NONE;
 }
 
+static PyObject *tracker_log(PyObject *self, PyObject *name) {
+    enum br_log_mode mode = BR_LOG_AS_BEFORE;
+    struct br_failure failure;
+    PyObject *bytes = PyUnicode_AsUTF8String(name);
+    if (!bytes)
+        return NULL;
+    bool known = br_log_mode(PyBytes_AsString(bytes), &mode);
+    Py_DECREF(bytes);
+    if (!known)
+        return PyErr_Format(PyExc_ValueError, "log mode: wanted always or transit");
+    struct br_tracker *tracker = enter(self);
+    if (!tracker)
+        return NULL;
+    int error;
+    Py_BEGIN_ALLOW_THREADS;
+    error = br_tracker_log(tracker, mode, &failure);
+    Py_END_ALLOW_THREADS;
+    leave(self);
+    if (error)
+        return raise_failure((PyObject *)Py_TYPE(self), &failure);
+    Py_RETURN_NONE;
+}
+
 static PyObject *finish_cut(PyObject *self, int error, const struct br_cut *cut,
                             const struct br_failure *failure) {
     leave(self);
@@ -294,6 +317,7 @@ static PyMethodDef methods[] = {
     FAST(discard, "discard(offset, length)"),
     PLAIN(flush, "All writes answered before are durable."),
     {"resize", tracker_resize, METH_O, PyDoc_STR("resize(size): end the epoch, change the size.")},
+    {"log", tracker_log, METH_O, PyDoc_STR("log(mode): have a log always, or in transit only.")},
     {"prepare", tracker_prepare, METH_O,
      PyDoc_STR("prepare(word): get ready to be cut by file `word`, or None.")},
     PLAIN(finish, "End the epoch that the word cut: JSON, see control.h."),

@@ -120,7 +120,7 @@ static int grow(struct br_tracker *tracker, uint64_t to) {
 /* Under cutting and the range of the whole image. */
 static int resize(struct br_tracker *tracker, uint64_t size, struct br_failure *failure) {
     uint64_t before = tracker->size;
-    int error = br_cut_now(tracker, failure);
+    int error = br_cut_now(tracker, !tracker->tracking.state.transit, failure);
     if (error)
         return error;
     error = size < before ? shrink(tracker, before, size) : grow(tracker, size);
@@ -153,18 +153,19 @@ static enum br_condition condition(const struct br_tracker *tracker, const struc
         return BR_CRITICAL;
     if (tracker->image_failed || tracker->all_suspect)
         return BR_WHOLE_IMAGE;
-    return epoch->log_error ? BR_BITMAP_ONLY : BR_TRACKING;
+    return epoch->log_error && !epoch->unlogged ? BR_BITMAP_ONLY : BR_TRACKING;
 }
 
 void br_tracker_status(struct br_tracker *tracker, struct br_status *status) {
     pthread_mutex_lock(&tracker->saving);
     br_last_cut(tracker, &status->last);
+    status->transit = tracker->tracking.state.transit;
     pthread_mutex_unlock(&tracker->saving);
     pthread_mutex_lock(&tracker->mutex);
     br_epoch_look(tracker);
     const struct br_epoch *epoch = &tracker->epochs[tracker->current];
     status->condition = condition(tracker, epoch);
-    status->log_error = epoch->log_error;
+    status->log_error = epoch->unlogged ? 0 : epoch->log_error;
     status->epoch = epoch->number;
     status->size = tracker->size;
     status->log_size = epoch->log_error ? 0 : epoch->log.position;

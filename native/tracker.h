@@ -36,7 +36,16 @@ struct br_failure {
     uint64_t number;
 };
 
+/* When an image has a change log. In transit mode an epoch has its dirty bitmap alone, unless a cut began it:
+ * whoever cuts is about to send what is dirty, and needs a log of what is written meanwhile. */
+enum br_log_mode {
+    BR_LOG_AS_BEFORE, /* as the tracking file says */
+    BR_LOG_ALWAYS,
+    BR_LOG_TRANSIT,
+};
+
 struct br_options {
+    enum br_log_mode log;
     uint64_t log_limit; /* of one epoch's log, bytes; 0: half of the image, 1 MiB at the least */
     /* Do not track: only settle what an open would find (an image changed untracked, a tracker that died) and
      * record the image's identity. The image is opened for reading and not locked against QEMU. */
@@ -78,6 +87,7 @@ enum br_found {
 
 struct br_status {
     enum br_condition condition;
+    bool transit;                                  /* the log mode */
     int log_error;                                 /* why there is no log */
     uint64_t epoch, size, log_size, dirty, writes; /* bytes; writes since open */
     struct br_cut last;
@@ -125,6 +135,10 @@ int br_tracker_prepare(struct br_tracker *tracker, const char *word, struct br_f
 int br_tracker_finish(struct br_tracker *tracker, struct br_cut *cut, struct br_failure *failure);
 /* All three steps with a word of its own. */
 int br_tracker_cut(struct br_tracker *tracker, struct br_cut *cut, struct br_failure *failure);
+
+/* Have this log mode from the next epoch on, durably; in transit mode the log of the epoch that is being
+ * written goes at once, the bitmap goes on. */
+int br_tracker_log(struct br_tracker *tracker, enum br_log_mode mode, struct br_failure *failure);
 
 /* End the epoch at the old size, change the size, go on. Writes wait meanwhile. */
 int br_tracker_resize(struct br_tracker *tracker, uint64_t size, struct br_failure *failure);

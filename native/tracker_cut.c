@@ -64,10 +64,14 @@ int br_epoch_begin(struct br_tracker *tracker, uint32_t slot, uint64_t number, c
     int error = br_random_uuid(epoch->id);
     if (error)
         return error;
-    br_name(tracker, suffix, name);
     epoch->record.tracking = &tracker->tracking;
     epoch->record.slot = slot;
-    epoch->log_error = create_log(tracker, epoch, previous, name);
+    epoch->unlogged = !suffix;
+    epoch->log_error = ECANCELED;
+    if (suffix) {
+        br_name(tracker, suffix, name);
+        epoch->log_error = create_log(tracker, epoch, previous, name);
+    }
     return begin_record(tracker, epoch);
 }
 
@@ -275,9 +279,10 @@ static int map_word(const char *path, void **map) {
 }
 
 /* Under cutting, with nothing prepared or ending. */
-static int prepare(struct br_tracker *tracker, void *word) {
+static int prepare(struct br_tracker *tracker, void *word, bool logged) {
     struct br_epoch *now = &tracker->epochs[tracker->current];
-    int error = br_epoch_begin(tracker, !tracker->current, now->number + 1, now->id, ".hrl.next");
+    const char *suffix = logged ? ".hrl.next" : NULL;
+    int error = br_epoch_begin(tracker, !tracker->current, now->number + 1, now->id, suffix);
     if (error)
         return error;
     pthread_mutex_lock(&tracker->mutex);
@@ -300,7 +305,7 @@ int br_tracker_prepare(struct br_tracker *tracker, const char *word, struct br_f
             br_fail(failure, error, word, "mapping the epoch word");
     }
     if (!error) {
-        error = prepare(tracker, map);
+        error = prepare(tracker, map, true);
         if (error)
             br_fail(failure, error, tracker->name, "preparing a cut");
         if (error && map)
@@ -329,12 +334,12 @@ int br_tracker_finish(struct br_tracker *tracker, struct br_cut *cut, struct br_
     return error;
 }
 
-int br_cut_now(struct br_tracker *tracker, struct br_failure *failure) {
+int br_cut_now(struct br_tracker *tracker, bool logged, struct br_failure *failure) {
     bool ended;
     int error = br_settle_cut(tracker, &ended, failure);
     if (error)
         return error;
-    error = prepare(tracker, NULL);
+    error = prepare(tracker, NULL, logged);
     if (error)
         return br_fail(failure, error, tracker->name, "preparing a cut");
     tracker->own_word = 1;
@@ -343,9 +348,34 @@ int br_cut_now(struct br_tracker *tracker, struct br_failure *failure) {
 
 int br_tracker_cut(struct br_tracker *tracker, struct br_cut *cut, struct br_failure *failure) {
     pthread_mutex_lock(&tracker->cutting);
-    int error = br_cut_now(tracker, failure);
+    int error = br_cut_now(tracker, true, failure);
     if (!error)
         br_last_cut(tracker, cut);
     pthread_mutex_unlock(&tracker->cutting);
     return error;
+}
+
+int br_tracker_log(struct br_tracker *tracker, enum br_log_mode mode, struct br_failure *failure) {
+    char name[BR_NAME];
+    pthread_mutex_lock(&tracker->cutting);
+    pthread_mutex_lock(&tracker->saving);
+    struct br_state *state = &tracker->tracking.state;
+    bool before = state->transit, wanted = mode == BR_LOG_AS_BEFORE ? before : mode == BR_LOG_TRANSIT;
+    state->transit = wanted;
+    int error = wanted == before ? 0 : br_save_state(tracker);
+    if (error)
+        state->transit = before;
+    pthread_mutex_unlock(&tracker->saving);
+    if (!error && wanted) {
+        pthread_mutex_lock(&tracker->mutex);
+        struct br_epoch *epoch = &tracker->epochs[tracker->current];
+        epoch->unlogged = true;
+        pthread_mutex_unlock(&tracker->mutex);
+        br_log_drop(tracker, epoch, ECANCELED);
+    }
+    pthread_mutex_unlock(&tracker->cutting);
+    if (!error)
+        return 0;
+    br_name(tracker, ".tracking", name);
+    return br_fail(failure, error, name, "recording the log mode");
 }

@@ -111,6 +111,8 @@ static int take_over(struct br_tracker *tracker, enum br_loaded loaded, const st
     if (options->identity)
         now = *options->identity;
     int error = loaded == BR_LOADED ? 0 : start_anew(tracker);
+    if (options->log)
+        tracking->state.transit = options->log == BR_LOG_TRANSIT;
     if (!error)
         error = br_tracking_cover(tracking, loaded == BR_LOADED ? tracking->state.covered : tracker->size);
     if (error)
@@ -207,7 +209,7 @@ static int open_tracker(struct br_tracker *tracker, const struct br_options *opt
     tracker->current = state->slot;
     if (options->settle_only)
         return 0;
-    error = br_epoch_begin(tracker, state->slot, state->epoch, state->chain, ".hrl");
+    error = br_epoch_begin(tracker, state->slot, state->epoch, state->chain, state->transit ? NULL : ".hrl");
     return error ? br_fail(failure, error, tracker->name, "beginning an epoch") : 0;
 }
 

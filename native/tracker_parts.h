@@ -28,6 +28,7 @@ struct br_epoch {
     struct br_log log; /* log.file is NULL where there is none */
     struct br_record record;
     _Atomic int log_error;
+    _Atomic bool unlogged;  /* it has no log because none is wanted */
     _Atomic bool bits_lost; /* the tracking file does not have all bits and entries that memory has */
     unsigned in_flight;     /* writes */
     int64_t ended_ns;
@@ -101,8 +102,8 @@ uint64_t br_epoch_in(const char *name, const char *image, const char *suffix);
 int br_fail(struct br_failure *failure, int error, const char *name, const char *doing);
 
 /* tracker_cut.c */
-/* Have slot `slot` ready to be written as epoch `number`; a log that can't be created is the epoch's
- * log_error. */
+/* Have slot `slot` ready to be written as epoch `number`, with a log of that suffix (NULL: without one); a
+ * log that can't be created is the epoch's log_error. */
 int br_epoch_begin(struct br_tracker *tracker, uint32_t slot, uint64_t number, const uint8_t previous[16],
                    const char *suffix);
 /* Under mutex: move on to the next epoch if the word says so. */
@@ -112,7 +113,7 @@ int br_settle_cut(struct br_tracker *tracker, bool *ended, struct br_failure *fa
 /* Under cutting, no write in flight in it: make what there is of an epoch durable; `last`: none follows now.
  */
 int br_epoch_end(struct br_tracker *tracker, uint32_t slot, bool last, struct br_failure *failure);
-int br_cut_now(struct br_tracker *tracker, struct br_failure *failure);
+int br_cut_now(struct br_tracker *tracker, bool logged, struct br_failure *failure);
 void br_last_cut(struct br_tracker *tracker, struct br_cut *cut);
 /* Under saving: make the state durable, with `suspect` as it must be. */
 int br_save_state(struct br_tracker *tracker);

@@ -1,10 +1,12 @@
 /* What a tracker tells, as JSON objects. */
 #include "tracker_text.h"
 
+#include <string.h>
 #include <unistd.h>
 
 static const char *const conditions[] = {"tracking", "bitmap only", "whole image", "critical"};
 static const char *const founds[] = {"nothing", "closed", "died", "suspect", "damaged", "power"};
+static const char *const log_modes[] = {"as before", "always", "transit"};
 static const char *const kinds[] = {"call", "busy", "newer"};
 
 static void number(struct br_text *text, const char *name, uint64_t value) {
@@ -22,6 +24,7 @@ void br_text_status(struct br_text *text, struct br_tracker *tracker) {
     number(text, "epoch", status.epoch);
     number(text, "size", status.size);
     number(text, "log_bytes", status.log_size);
+    br_text_add(text, ", \"log\": \"%s\"", log_modes[status.transit ? BR_LOG_TRANSIT : BR_LOG_ALWAYS]);
     number(text, "log_error", (uint64_t)status.log_error);
     number(text, "dirty_bytes", status.dirty);
     number(text, "writes", status.writes);
@@ -49,4 +52,11 @@ void br_text_failure(struct br_text *text, const struct br_failure *failure) {
     br_text_string(text, failure->doing);
     number(text, "number", failure->number);
     br_text_add(text, "}");
+}
+
+bool br_log_mode(const char *name, enum br_log_mode *mode) {
+    for (*mode = BR_LOG_ALWAYS; *mode <= BR_LOG_TRANSIT; (*mode)++)
+        if (name && strcmp(name, log_modes[*mode]) == 0)
+            return true;
+    return false;
 }

@@ -10,4 +10,7 @@ void br_text_status(struct br_text *text, struct br_tracker *tracker);
 void br_text_cut(struct br_text *text, const struct br_cut *cut);
 void br_text_failure(struct br_text *text, const struct br_failure *failure);
 
+/* The log mode of that name. */
+bool br_log_mode(const char *name, enum br_log_mode *mode);
+
 #endif

@@ -46,9 +46,9 @@ static int take_path(char **path, const char *value) {
 }
 
 static int take_log_mode(const char *value) {
-    if (strcmp(value, "always") == 0)
+    if (br_log_mode(value, &options.log))
         return 0;
-    nbdkit_error("log=%s: wanted always", value);
+    nbdkit_error("log=%s: wanted always or transit", value);
     return -1;
 }
 

@@ -21,7 +21,9 @@ from .common import json_option, size
     help="Certificates as nbdkit wants them; clients must have one of the same authority.",
 )
 @click.option("--tracking-dir", type=click.Path(path_type=Path), metavar="DIR", help="Where its logs are.")
-@click.option("--log", type=click.Choice(["always"]), default="always", show_default=True, help="When a log is kept.")
+@click.option(
+    "--log", type=click.Choice(["always", "transit"]), help="When a log is kept [default: as before, at first always]."
+)
 @click.option("--log-limit", type=size, metavar="SIZE", help="Of one epoch's log [default: half of the image].")
 @click.option("--read-only", is_flag=True, help="Clients may not write.")
 @click.option("--detach", is_flag=True, help="Return when it is ready; it ends by a SIGTERM to its process.")
@@ -33,7 +35,7 @@ def export(
     tcp: str | None,
     tls_certificates: Path | None,
     tracking_dir: Path | None,
-    log: str,
+    log: LogMode | None,
     log_limit: int | None,
     read_only: bool,
     detach: bool,

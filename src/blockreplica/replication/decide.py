@@ -37,6 +37,7 @@ class DiskView:
     damage: str = ""
     log_bytes: int = 0
     was_changed: bool = False
+    transit: bool = False  # logs are kept only while a sync is under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Decision:
     need: Need
     reason: str
     tracked: bool = True
+    usual: bool = False  # what is dirty is compared, because in this log mode nothing else tells of it
 
 
 def decide(view: DiskView) -> Decision:
@@ -66,6 +68,8 @@ def decide(view: DiskView) -> Decision:
             missing = f"has no record of epoch {record.epoch}"
             why = "was changed while nothing tracked it" if view.was_changed else missing
             return Decision(Need.WHOLE, f"{view.name} {why}")
+    if view.damage and view.transit and all(record.dirty for record in view.records):
+        return Decision(Need.PARTIAL, f"{view.name} is dirty; its log is kept in transit only", usual=True)
     if view.damage:
         whole = any(record.dirty is None for record in view.records)
         return Decision(Need.WHOLE if whole else Need.PARTIAL, view.damage)
@@ -84,11 +88,17 @@ class Plan:
     reason: str
     deep: bool = False
     seeded: bool = False
+    compares: bool = False  # a delta of what dirty bitmaps name
+
+    @property
+    def partial(self) -> bool:
+        """Whether only what dirty bitmaps name is compared."""
+        return self.compares or self.action == "partial-resync"
 
     @property
     def movement(self) -> str:
         """Its name in the replica: the progress of an interrupted movement counts for one of the same name alone."""
-        return DEEP if self.deep else SEEDED if self.seeded else self.action
+        return DEEP if self.deep else SEEDED if self.seeded else "partial-resync" if self.partial else self.action
 
 
 def planned(decisions: Sequence[Decision], pending: str) -> Plan:
@@ -97,6 +107,12 @@ def planned(decisions: Sequence[Decision], pending: str) -> Plan:
     Only a delta is made good by a delta: whoever began to compare had a reason that may have gone by now.
     """
     action, reason = combined(decisions)
+    if (
+        pending in ("", "delta", "partial-resync")
+        and action == "partial-resync"
+        and all(one.usual for one in decisions if one.need == Need.PARTIAL)
+    ):
+        return Plan("delta", reason, compares=True)
     if pending in ("", "delta"):
         return Plan(action, reason)
     if pending == "partial-resync":

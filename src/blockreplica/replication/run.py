@@ -113,10 +113,10 @@ class _Movement:
                 plan = plan or self._plan(session, decisions)
                 try:
                     return (
-                        self._full(session, plan, decisions) if plan.action != "delta" else self._delta(session, plan)
+                        self._delta(session, plan) if plan.movement == "delta" else self._full(session, plan, decisions)
                     )
                 except TableError as error:
-                    if plan.action != "delta":
+                    if plan.movement != "delta":
                         raise
                     plan = Plan("resync", str(error))
                 except DamageError as error:
@@ -186,7 +186,7 @@ class _Movement:
         session.start(plan.movement, heal=plan.action != "initial" or session.pending is not None)
         with ExitStack() as stack:
             passes = [
-                self._pass(session, index, plan, decisions[index] if plan.action == "partial-resync" else None, stack)
+                self._pass(session, index, plan, decisions[index] if plan.partial else None, stack)
                 for index in range(len(self._disks))
             ]
             self._keep_logs()

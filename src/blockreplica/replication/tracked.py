@@ -11,7 +11,7 @@ from ..errors import BlockReplicaError, LogError
 from ..extents import Extent
 from ..files import File, Files
 from ..manifest import Cursor
-from ..tracking import Cut, EpochRecord, ImageSource, cut_together
+from ..tracking import Cut, EpochRecord, ImageSource, LogMode, cut_together
 from .decide import Decision, DiskView, decide, follows
 from .dirty import dirty_extents
 from .logs import DeltaLogs, log_damage
@@ -20,8 +20,8 @@ from .logs import DeltaLogs, log_damage
 class TrackedDisk:
     """An image file. Its content is read while it may be written: what is read is true after the next delta only."""
 
-    def __init__(self, source: ImageSource, files: Files) -> None:
-        self.base, self.files = source, files
+    def __init__(self, source: ImageSource, files: Files, log: LogMode = "always") -> None:
+        self.base, self.files, self._log = source, files, log
         self.checked: set[Path] = set()
 
     @property
@@ -57,7 +57,7 @@ class TrackedDisk:
     def acknowledge(self, relationship: UUID, cut: Cursor) -> None:
         """An fsync of the image begun after the cut, then the cursor: rule 2."""
         self.base.sync_image()
-        self.base.set_cursor(relationship, cut.epoch)
+        self.base.set_cursor(relationship, cut.epoch, log=self._log)
 
 
 class LoggedChanges:
@@ -99,6 +99,7 @@ class LoggedChanges:
         return DiskView(
             name=disk.name, size=cut.size, cut=cut, cursor=begin, records=records, damage=damage,
             log_bytes=log_bytes, was_changed=disk.base.state in ("changed", "unclean"),
+            transit=disk.base.log_mode() == "transit",
         )  # fmt: skip
 
     def _records(self) -> list[EpochRecord]:
@@ -110,14 +111,14 @@ class TrackedGroup:
 
     frozen = False
 
-    def __init__(self, images: Sequence[ImageSource], files: Files) -> None:
+    def __init__(self, images: Sequence[ImageSource], files: Files, log: LogMode = "always") -> None:
         self._images = images
-        self.sources = [TrackedDisk(image, files) for image in images]
+        self.sources = [TrackedDisk(image, files, log) for image in images]
 
     @classmethod
-    def open(cls, paths: Sequence[Path], files: Files) -> TrackedGroup:
-        """Look at all images; errors as of `ImageSource.open`."""
-        return cls([ImageSource.open(path, files=files) for path in paths], files)
+    def open(cls, paths: Sequence[Path], files: Files, log: LogMode = "always") -> TrackedGroup:
+        """Look at all images, which are to have that log mode from then on; errors as of `ImageSource.open`."""
+        return cls([ImageSource.open(path, files=files) for path in paths], files, log)
 
     def prepare(self, known: Sequence[Sequence[Cursor]]) -> None:
         """A cut of trackers needs nothing beforehand."""

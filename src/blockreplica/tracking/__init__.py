@@ -5,13 +5,14 @@ from __future__ import annotations
 from .group import cut_together
 from .image import TrackedImage, track
 from .source import ImageSource, require_image
-from .types import Cut, EpochRecord, Identity, TrackingStatus
+from .types import Cut, EpochRecord, Identity, LogMode, TrackingStatus
 
 __all__ = [
     "Cut",
     "EpochRecord",
     "Identity",
     "ImageSource",
+    "LogMode",
     "TrackedImage",
     "TrackingStatus",
     "cut_together",

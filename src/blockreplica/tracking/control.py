@@ -20,7 +20,7 @@ from ..files import FILES, Files
 from .cursors import trim_after
 from .names import Names
 from .native import typed
-from .types import Cut, TrackingStatus
+from .types import Cut, LogMode, TrackingStatus
 
 LINE_LIMIT = 1 << 16
 ANSWER_WAIT_S = 120.0  # how long a client waits; a tracker answers when its writes in flight are done
@@ -74,6 +74,10 @@ class Control:
     def sync(self) -> None:
         """Make the image's writes durable."""
         self._ask("sync")
+
+    def log(self, mode: LogMode) -> None:
+        """Have that log mode; a log that transit needs no more goes at once."""
+        self._ask(f"log {mode}")
 
     def status(self) -> TrackingStatus:
         """How the tracker is."""

@@ -28,10 +28,9 @@ from ..files import FILES
 from .control import Control, GoneError
 from .names import Names
 from .native import typed
-from .types import TrackingStatus
+from .types import LogMode, TrackingStatus
 
 PLUGIN = Path(__file__).resolve().parent.parent / "_nbdkit.so"
-LOG_MODES = ("always",)
 _START_WAIT_S = 60.0
 _STOP_WAIT_S = 120.0
 _ADDRESS_LIMIT = 107  # bytes of a Unix socket's path
@@ -154,18 +153,16 @@ class Export:
 
 def export(
     path: PathLike, *, socket: PathLike | None = None, tcp: str | None = None, tls: PathLike | None = None,
-    tracking_dir: PathLike | None = None, log: str = "always", log_limit: int | None = None, read_only: bool = False,
-    detach: bool = False, pid_file: PathLike | None = None,
+    tracking_dir: PathLike | None = None, log: LogMode | None = None, log_limit: int | None = None,
+    read_only: bool = False, detach: bool = False, pid_file: PathLike | None = None,
 ) -> Export:  # fmt: skip
     """Serve a disk image over NBD, every change of it tracked; returns once clients can connect.
 
     `socket`: the Unix socket, `<image>.nbd` among the tracker's files unless given; or `tcp`, "host:port", with `tls`,
-    the folder of certificates that nbdkit and its clients have of one authority. `tracking_dir` and `log_limit` as of
-    `track`. The export ends with this process, unless `detach`; `pid_file` is written when it is ready and removed at
+    the folder of certificates that nbdkit and its clients have of one authority. `tracking_dir`, `log`
+    and `log_limit` as of `track`. The export ends with this process, unless `detach`; `pid_file` is written when it is ready and removed at
     its end. BusyError names the process that tracks the image already; NotFoundError: no such image, or no nbdkit.
     """
-    if log not in LOG_MODES:
-        raise UsageError(f"log {log!r}: wanted one of {', '.join(LOG_MODES)}")
     program = require_nbdkit()
     names = Names.of(path, tracking_dir)
     _require_image(names)
@@ -178,7 +175,8 @@ def export(
     server = [program, "-f", *place.arguments(), *(["-r"] if read_only else [])]
     if not detach and threading.current_thread() is threading.main_thread():
         server.append("--exit-with-parent")  # the system means by this the end of the thread that began it
-    plugin = [str(PLUGIN), f"image={names.image}", f"log={log}", f"log-limit={log_limit or 0}"]
+    plugin = [str(PLUGIN), f"image={names.image}", f"log-limit={log_limit or 0}"]
+    plugin += [f"log={log}"] if log is not None else []
     plugin += [f"tracking-dir={names.folder}"] if names.apart else []
     plugin += [f"remove={leftover}" for leftover in (place.socket, pid_path) if leftover is not None]
     begun = _start([*server, *plugin], place, names, detach=detach)

@@ -18,7 +18,7 @@ from ..units import format_size
 from .cursors import trim_after
 from .names import Names
 from .native import open_tracker, told
-from .types import Cut, TrackingStatus
+from .types import Cut, LogMode, TrackingStatus
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -46,14 +46,14 @@ class TrackedImage:
 
     def __init__(
         self, path: str | os.PathLike[str], *, files: Files = FILES, log_limit: int | None = None,
-        tracking_dir: str | os.PathLike[str] | None = None,
+        tracking_dir: str | os.PathLike[str] | None = None, log: LogMode | None = None,
     ) -> None:  # fmt: skip
         self._names = Names.of(path, tracking_dir)
         self._names.claim(files)
         self.path = self._names.image
         self.warnings: list[str] = []
         self._files, self._log_limit = files, log_limit
-        self._tracker = _open(self._names, files, log_limit)
+        self._tracker = _open(self._names, files, log_limit, log)
         status = self.status()
         if status.found in _WARNINGS:
             dirty = format_size(status.found_dirty_bytes)
@@ -119,6 +119,11 @@ class TrackedImage:
         with self._typed_failures():
             return self._ended(self._tracker.finish())
 
+    def log(self, mode: LogMode) -> None:
+        """Have a log always, or only while a sync is under way: it goes at once, and comes back at the next cut."""
+        with self._typed_failures():
+            self._tracker.log(mode)
+
     def resize(self, size: int) -> None:
         """Grow the image with zeros, or shrink it, to `size` bytes; the epoch ends at the old size."""
         if size < 0:
@@ -163,21 +168,23 @@ class TrackedImage:
 
 def track(
     path: str | os.PathLike[str], *, files: Files = FILES, log_limit: int | None = None,
-    tracking_dir: str | os.PathLike[str] | None = None,
+    tracking_dir: str | os.PathLike[str] | None = None, log: LogMode | None = None,
 ) -> TrackedImage:  # fmt: skip
     """Open a disk image for tracked writing.
 
     `log_limit`: bytes that the log of one epoch may have before the dirty bitmap alone goes on; half of the image
-    unless given. `tracking_dir`: the folder for logs and tracking file; the image's own unless given. BusyError names
-    the process that tracks the image already; NotFoundError: no such image.
+    unless given. `tracking_dir`: the folder for logs and tracking file; the image's own unless given. `log`: whether
+    there is a log always, or, in "transit", only while a sync sends what is dirty; as before unless given.
+
+    BusyError names the process that tracks the image already; NotFoundError: no such image.
     """
-    return TrackedImage(path, files=files, log_limit=log_limit, tracking_dir=tracking_dir)
+    return TrackedImage(path, files=files, log_limit=log_limit, tracking_dir=tracking_dir, log=log)
 
 
-def _open(names: Names, files: Files, log_limit: int | None) -> kernels.Tracker:
+def _open(names: Names, files: Files, log_limit: int | None, log: LogMode | None) -> kernels.Tracker:
     for left in reversed(range(_TRIES)):
         try:
-            return open_tracker(names, files=files, log_limit=log_limit)
+            return open_tracker(names, files=files, log_limit=log_limit, log=log)
         except BusyError:
             if left == 0:
                 raise

@@ -10,13 +10,20 @@ from .. import kernels
 from ..errors import BlockReplicaError, BusyError, TrackingError, from_os_error
 from ..files import Files
 from .names import Names
+from .types import LogMode
 
 if TYPE_CHECKING:
     from ..kernels import Tracker
 
 
 def open_tracker(
-    names: Names, *, files: Files, log_limit: int | None = None, settle_only: bool = False, suspect: bool = False
+    names: Names,
+    *,
+    files: Files,
+    log_limit: int | None = None,
+    settle_only: bool = False,
+    suspect: bool = False,
+    log: LogMode | None = None,
 ) -> Tracker:
     """Open the tracker of an image. The real file system is reached without Python; any other through its objects.
 
@@ -31,6 +38,7 @@ def open_tracker(
             log_limit=log_limit or 0,
             settle_only=settle_only,
             suspect=suspect,
+            log=log,
             tracking_folder=names.folder if names.apart else None,
         )
     except kernels.TrackerFailure as failure:

@@ -6,6 +6,7 @@ is settled first, under the tracker's lock, and that ends the epoch with what ca
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import time
@@ -31,7 +32,7 @@ from .cursors import change_cursors
 from .names import Names
 from .native import open_tracker
 from .state import TrackingState, read_state
-from .types import Cut, EpochRecord, Identity, TrackingStatus
+from .types import Cut, EpochRecord, Identity, LogMode, TrackingStatus
 
 SourceState = Literal["tracking", "closed", "changed", "unclean", "untracked"]
 _TRIES, _PAUSE_S = 60, 0.05
@@ -182,9 +183,20 @@ class ImageSource:
             self._distrust()
             raise
 
-    def set_cursor(self, relationship: UUID, epoch: int) -> None:
-        """Record durably that a relationship has everything up to `epoch`; let go of what all have."""
-        self._change_cursors(lambda cursors: cursors.update({relationship: epoch}))
+    def set_cursor(self, relationship: UUID, epoch: int, *, log: LogMode = "always") -> None:
+        """Record durably that a relationship has everything up to `epoch`; let go of what all have.
+
+        From now on the image has the log mode that it wants, if no other relationship has a cursor: else, always.
+        """
+        alone = False
+
+        def change(cursors: dict[UUID, int]) -> None:
+            nonlocal alone
+            cursors[relationship] = epoch
+            alone = len(cursors) == 1
+
+        self._change_cursors(change)
+        self._have_log(log if alone else "always")
 
     def begin_cursor(self, relationship: UUID, epoch: int) -> None:
         """Keep all epochs after `epoch` for a relationship that has no cursor yet."""
@@ -202,6 +214,27 @@ class ImageSource:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def log_mode(self) -> LogMode:
+        """The mode that the tracking file tells of."""
+        try:
+            with self._files.open(self.names.tracking) as file:
+                state = read_state(file, self.names.tracking)
+        except NotFoundError:
+            return "always"
+        return state.log if state else "always"
+
+    def _have_log(self, mode: LogMode) -> None:
+        """Also where it has that mode already, a tracker need not go on with the log that the sync needed."""
+        before = self.log_mode()
+        if mode == before == "always":
+            return
+        control = Control.connect(self.names, self._files)
+        if control is not None:
+            with control, contextlib.suppress(GoneError):  # gone: its next one asks again
+                control.log(mode)
+        elif mode != before:
+            open_tracker(self.names, files=self._files, settle_only=True, log=mode).close()
 
     def _distrust(self) -> None:
         """After a failed fsync of a closed image: one that succeeds later proves nothing, so all is compared again."""

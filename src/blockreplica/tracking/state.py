@@ -10,7 +10,7 @@ from uuid import UUID
 from .. import kernels
 from ..errors import TrackingError
 from ..files import File
-from .types import Cut, Identity
+from .types import Cut, Identity, LogMode
 
 VERSION = 2
 SIZE = 512
@@ -31,6 +31,7 @@ class TrackingState:
     pid: int
     clean: bool
     identity: Identity
+    log: LogMode
 
     def cut(self, time: float) -> Cut:
         """The last cut, as one made at `time`."""
@@ -53,7 +54,10 @@ def read_state(file: File, path: Path) -> TrackingState | None:
     if file.size() < _length(covered):
         return None
     identity = Identity(inode, image_size, mtime, ctime, generation)
-    return TrackingState(UUID(bytes_le=tracking_id), epoch, size, UUID(bytes_le=chain), pid, flags & 3 == 1, identity)
+    return TrackingState(
+        UUID(bytes_le=tracking_id), epoch, size, UUID(bytes_le=chain), pid, flags & 3 == 1, identity,
+        "transit" if flags & 4 else "always",
+    )  # fmt: skip
 
 
 def _length(covered: int) -> int:

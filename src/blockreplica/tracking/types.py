@@ -7,8 +7,11 @@ import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
+
+#: Whether an image has a change log always, or only while a sync is under way.
+LogMode = Literal["always", "transit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class TrackingStatus:
     dirty_bytes: int
     log_failed: bool
     log_error: str
+    log: str
     writes: int
     last_cut: float
     found: str
@@ -85,6 +89,7 @@ class TrackingStatus:
             dirty_bytes=fields["dirty_bytes"],
             log_failed=number != 0,
             log_error=os.strerror(number) if number else "",
+            log=fields["log"],
             writes=fields["writes"],
             last_cut=fields["last_cut_ns"] / 1e9,
             found=fields["found"],
