@@ -172,7 +172,7 @@ static PyObject *tracker_log(PyObject *self, PyObject *name) {
     Py_END_ALLOW_THREADS;
     leave(self);
     if (error)
-        return raise_failure((PyObject *)Py_TYPE(self), &failure);
+        return br_raise_failure((PyObject *)Py_TYPE(self), &failure);
     Py_RETURN_NONE;
 }
 

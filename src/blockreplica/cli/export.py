@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -21,9 +22,7 @@ from .common import json_option, size
     help="Certificates as nbdkit wants them; clients must have one of the same authority.",
 )
 @click.option("--tracking-dir", type=click.Path(path_type=Path), metavar="DIR", help="Where its logs are.")
-@click.option(
-    "--log", type=click.Choice(["always", "transit"]), help="When a log is kept [default: as before, at first always]."
-)
+@click.option("--log", type=click.Choice(["always", "transit"]), help="When a log is kept [default: as before].")
 @click.option("--log-limit", type=size, metavar="SIZE", help="Of one epoch's log [default: half of the image].")
 @click.option("--read-only", is_flag=True, help="Clients may not write.")
 @click.option("--detach", is_flag=True, help="Return when it is ready; it ends by a SIGTERM to its process.")
@@ -35,7 +34,7 @@ def export(
     tcp: str | None,
     tls_certificates: Path | None,
     tracking_dir: Path | None,
-    log: LogMode | None,
+    log: Literal["always", "transit"] | None,
     log_limit: int | None,
     read_only: bool,
     detach: bool,

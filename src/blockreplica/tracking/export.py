@@ -159,9 +159,10 @@ def export(
     """Serve a disk image over NBD, every change of it tracked; returns once clients can connect.
 
     `socket`: the Unix socket, `<image>.nbd` among the tracker's files unless given; or `tcp`, "host:port", with `tls`,
-    the folder of certificates that nbdkit and its clients have of one authority. `tracking_dir`, `log`
-    and `log_limit` as of `track`. The export ends with this process, unless `detach`; `pid_file` is written when it is ready and removed at
-    its end. BusyError names the process that tracks the image already; NotFoundError: no such image, or no nbdkit.
+    the folder of certificates that nbdkit and its clients have of one authority. `tracking_dir`, `log` and `log_limit`
+    as of `track`. The export ends with this process, unless `detach`; `pid_file` is written when it is ready and
+    removed at its end. BusyError names the process that tracks the image already; NotFoundError: no such image, or no
+    nbdkit.
     """
     program = require_nbdkit()
     names = Names.of(path, tracking_dir)
