@@ -16,16 +16,18 @@ if TYPE_CHECKING:
     from .manifest import PointRecord
     from .progress import Progress
     from .protection import Relationship, Status
+    from .recovery.retention import Decision, Policy
     from .recovery.verify import VerifyReport
     from .replication import SyncResult
-    from .service.registry import protect, relationship, relationships, unprotect
+    from .service.registry import protect, relationship, relationships, set_policy, unprotect
     from .tracking import Cut, TrackedImage, track
     from .tracking.export import Export, export
 
 __version__ = "0.1.0"
 __all__ = [
-    "Cut", "Export", "PointRecord", "Progress", "Relationship", "Status", "SyncResult", "TrackedImage", "VerifyReport",
-    "export", "protect", "relationship", "relationships", "track", "unprotect",
+    "Cut", "Decision", "Export", "PointRecord", "Policy", "Progress", "Relationship", "Status", "SyncResult",
+    "TrackedImage", "VerifyReport", "export", "protect", "relationship", "relationships", "set_policy", "track",
+    "unprotect",
 ]  # fmt: skip
 
 _HOMES = {
@@ -33,7 +35,8 @@ _HOMES = {
     "TrackedImage": "tracking", "track": "tracking", "PointRecord": "manifest",
     "Progress": "progress", "Relationship": "protection", "Status": "protection", "SyncResult": "replication",
     "VerifyReport": "recovery.verify", "protect": "service.registry", "relationship": "service.registry",
-    "relationships": "service.registry", "unprotect": "service.registry",
+    "relationships": "service.registry", "set_policy": "service.registry",
+    "Decision": "recovery.retention", "Policy": "recovery.retention", "unprotect": "service.registry",
 }  # fmt: skip
 
 

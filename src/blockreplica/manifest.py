@@ -87,8 +87,20 @@ class Attachment(_Record, frozen=True, kw_only=True):
     sha256: str
 
 
+class Churn(_Record, frozen=True, kw_only=True):
+    """What a delta was like: bytes that it changed, of them looked at, and what those shrank to."""
+
+    changed: int
+    sampled: int
+    packed: int
+
+
 class PointRecord(_Record, frozen=True, kw_only=True):
-    """`point`: a recovery point. `chain` is SHA-256 over the chain before and this record without it."""
+    """`point`: a recovery point. `chain` is SHA-256 over the chain before and this record without it.
+
+    `ran` is how long the store had run when it was made (see `stores.clock`); `unusual` says why its delta is not like
+    those before it, `calm` names the last point before that.
+    """
 
     id: str
     generation: int
@@ -99,9 +111,15 @@ class PointRecord(_Record, frozen=True, kw_only=True):
     reason: str
     disks: list[PointDisk]
     attachments: list[Attachment] = []
+    ran: float = 0.0
+    churn: Churn | None = None
+    unusual: str = ""
+    calm: str = ""
     chain: str = ""
 
     def check(self) -> None:
+        if not 0 <= self.ran < MAX_SIZE:
+            raise ValueError("running time out of range")
         if self.kind not in KINDS or self.id != point_id(self.generation, self.epoch):
             raise ValueError("kind or id does not fit the point")
         if any(not 0 <= disk.size < MAX_SIZE for disk in self.disks):
@@ -110,14 +128,28 @@ class PointRecord(_Record, frozen=True, kw_only=True):
             raise ValueError("disk indexes out of order")
 
 
+class ClockRecord(_Record, frozen=True, kw_only=True):
+    """The store's running time, when and where it was read last, and until when nothing is pruned because of a jump."""
+
+    ran: float = 0.0
+    wall: float = 0.0
+    boot: str = ""
+    up: float = 0.0
+    held_until: float = 0.0
+    why: str = ""
+
+
 class StateRecord(_Record, frozen=True, kw_only=True):
     """`state`: the newest recovery point. Replacing it is what makes a point appear. Epoch 0: none yet."""
 
     generation: int
     epoch: int
     chain: str
+    clock: ClockRecord = ClockRecord()
 
     def check(self) -> None:
+        if not 0 <= self.clock.ran < MAX_SIZE or not 0 <= self.clock.held_until < MAX_SIZE:
+            raise ValueError("running time out of range")
         if self.generation < 1 or self.epoch < 0:
             raise ValueError("generation or epoch out of range")
 
@@ -144,6 +176,26 @@ class PendingRecord(_Record, frozen=True, kw_only=True):
     def check(self) -> None:
         for disk in self.disks:
             disk.check()
+
+
+class Mark(_Record, frozen=True, kw_only=True):
+    """Something that verify found wrong with a point."""
+
+    epoch: int
+    what: str
+
+
+class MarksRecord(_Record, frozen=True, kw_only=True):
+    """`marks`: what people and verify say of points, by epoch."""
+
+    pinned: list[int] = []
+    damaged: list[Mark] = []
+
+
+class PruningRecord(_Record, frozen=True, kw_only=True):
+    """`pruning`: epochs whose points go, or are gone while their undo logs are not merged yet."""
+
+    epochs: list[int]
 
 
 def point_id(generation: int, epoch: int) -> str:

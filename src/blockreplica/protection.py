@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import msgspec
+
 from .errors import BlockReplicaError, NoSpaceError, RefusedError, UsageError, translated
 from .files import FILES, Files
 from .manifest import PointRecord, ReplicaDisk, ReplicaRecord, check_name
@@ -21,6 +23,7 @@ from .primaries import addresses, kind_of
 from .primaries.files import room_of
 from .progress import SILENT, Progress
 from .recovery.recover import read_checked, recover
+from .recovery.retention import Decision, Policy, decide, retire
 from .recovery.verify import VerifyReport, verify
 from .replication import Settings, SyncResult, sync
 from .stores import DirectoryStore, Replica
@@ -31,7 +34,10 @@ DEFAULT_KEEP = 24
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """What a relationship is made of; what the catalog keeps of it."""
+    """What a relationship is made of; what the catalog keeps of it.
+
+    Without a `policy` the newest `keep` points stay.
+    """
 
     id: UUID
     name: str
@@ -39,6 +45,12 @@ class Definition:
     store: Path
     keep: int = DEFAULT_KEEP
     seed: Path | None = None
+    policy: Policy | None = None
+
+    @property
+    def retention(self) -> Policy:
+        """Which points are kept."""
+        return self.policy or Policy(last=self.keep)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +114,34 @@ class Relationship:
 
     def sync(self, *, progress: Progress = SILENT) -> SyncResult:
         """Make a new recovery point: by a delta where the logs allow it, else by comparing; says which and why."""
-        return self._sync(Settings(keep=self.definition.keep, seed=self.definition.seed), progress)
+        return self._sync(Settings(seed=self.definition.seed, retire=self._retire), progress)
 
     def resync(self, *, deep: bool = False, progress: Progress = SILENT) -> SyncResult:
         """Compare image and replica by checksum, send what differs, make a new point. `deep` reads both sides."""
-        return self._sync(Settings(resync=True, deep=deep, keep=self.definition.keep), progress)
+        return self._sync(Settings(resync=True, deep=deep, retire=self._retire), progress)
 
     def points(self) -> list[PointRecord]:
         """The recovery points, oldest first."""
         return self.replica.points()
+
+    def decisions(self) -> list[Decision]:
+        """Which points the policy keeps and which not, and why; nothing is done."""
+        return decide(self.replica.base, self.definition.retention)
+
+    def prune(self) -> tuple[list[Decision], list[str]]:
+        """Take out the points that the policy does not keep; the decisions, and what was put off."""
+        replica = self.replica.base
+        with replica.locked():
+            return retire(replica, self.definition.retention)
+
+    def pin(self, point_id: str, *, pinned: bool = True) -> PointRecord:
+        """Keep a point whatever the policy says, or no longer."""
+        replica = self.replica.base
+        with replica.locked():
+            point, marks = replica.find(point_id), replica.marks()
+            epochs = {*marks.pinned, point.epoch} if pinned else {*marks.pinned} - {point.epoch}
+            replica.mark(msgspec.structs.replace(marks, pinned=sorted(epochs)))
+        return point
 
     def verify(self, *, progress: Progress = SILENT) -> VerifyReport:
         """Read everything of the replica and check it."""
@@ -144,6 +175,10 @@ class Relationship:
         kind_of(images).forget(images, self.definition.id, self._files)
         if mine is not None:
             DirectoryStore(self.store, files=self._files).remove_replica(self.name)
+
+    def _retire(self, replica: Replica) -> list[str]:
+        retire(replica, self.definition.retention)
+        return []  # what a reader holds is taken out by a later sync
 
     def _sync(self, settings: Settings, progress: Progress) -> SyncResult:
         replica = self.replica.base
@@ -197,7 +232,7 @@ class ReplicaView:
 
 def define(
     images: Sequence[str | os.PathLike[str]], store: str | os.PathLike[str], *, name: str,
-    keep: int = DEFAULT_KEEP, seed: str | os.PathLike[str] | None = None,
+    keep: int = DEFAULT_KEEP, seed: str | os.PathLike[str] | None = None, policy: Policy | None = None,
 ) -> Definition:  # fmt: skip
     """A new relationship's definition; UsageError or RefusedError for what can't be one."""
     try:
@@ -214,7 +249,7 @@ def define(
         raise UsageError("the same image is named twice")
     return Definition(
         id=uuid4(), name=name, images=paths, store=Path(store).resolve(), keep=keep,
-        seed=Path(seed).resolve() if seed is not None else None,
+        seed=Path(seed).resolve() if seed is not None else None, policy=policy,
     )  # fmt: skip
 
 

@@ -10,6 +10,8 @@ from .errors import UsageError
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 _BINARY = {"": 1, "b": 1, "k": KIB, "m": MIB, "g": GIB, "t": TIB}
 _FACTORS = _BINARY | {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h|d|w|y)\s*")
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 
 
@@ -42,6 +44,14 @@ def format_duration(seconds: float) -> str:
         if whole >= unit:
             return f"{whole // unit} {name} {whole % unit // part} {part_name}"
     raise AssertionError(seconds)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds in a duration such as `90s`, `15min`, `12h`, `7d`, `4w`, `1y` (365 days). Raises UsageError."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise UsageError(f"duration {text!r}: wanted a number with s, min, h, d, w or y, such as 7d")
+    return float(match[1]) * _SECONDS[match[2]]
 
 
 def format_time(seconds: float) -> str:

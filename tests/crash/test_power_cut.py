@@ -38,7 +38,7 @@ class Scene:
             model, writes = changed(self.rng, model)
             move(replica, SIZE, writes)
             self.models[epoch] = model
-        self.size = SIZE
+        self.size, self.thins = SIZE, False
         self.target, self.writes = changed(self.rng, model)
 
     def delta(self, replica: Replica) -> None:
@@ -73,6 +73,14 @@ class Scene:
         with replica.locked():
             replica.prune(2)
 
+    def thinned(self, replica: Replica) -> None:
+        """Two deltas, then points in the middle pruned, one after the other: logs merged, and merged again."""
+        move(replica, self.size, self.writes)
+        self.models[4] = self.target
+        with replica.locked():
+            assert replica.remove_points([2]).gone == [2]
+            assert replica.remove_points([3]).gone == [3]
+
 
 def resized(scene: Scene, size: int) -> None:
     model = (scene.models[3] + bytes(max(0, size - SIZE)))[:size]
@@ -82,6 +90,7 @@ def resized(scene: Scene, size: int) -> None:
 
 def scene_of(name: str, folder: Path, seed: int) -> Scene:
     scene = Scene(folder, seed)
+    scene.thins = name == "thinned"
     if name in ("grown", "shrunk"):
         resized(scene, SIZE + 50_001 if name == "grown" else SIZE - 70_003)
     return scene
@@ -118,14 +127,29 @@ def redo(replica: Replica, scene: Scene, scratch: Path) -> None:
 def judge(folder: Path, scene: Scene, acknowledged: int, oldest: int, scratch: Path) -> None:
     """All that must hold after the cut."""
     replica = open_replica(folder, files=Unsynced())
-    points_equal(replica, scene.models, required=range(oldest, acknowledged + 1))
     state = replica.state()
+    thinned = scene.thins and state.epoch == 4
+    points_equal(replica, scene.models, required=[1, 4] if thinned else range(oldest, acknowledged + 1))
     assert acknowledged <= state.epoch <= 4
     if not replica.incomplete:
         assert (folder / "vm/disk0/disk.img").read_bytes() == scene.models[state.epoch], "disk.img alone is a mixture"
     redo(replica, scene, scratch)
-    points_equal(replica, scene.models, required=range(oldest, 5))
+    points_equal(replica, scene.models, required=[1, 4] if scene.thins else range(oldest, 5))
     assert not replica.incomplete
+    if scene.thins:
+        thin_again(replica, scene)
+
+
+def thin_again(replica: Replica, scene: Scene) -> None:
+    """The next prune finishes, and leaves nothing behind."""
+    assert replica.damaged_points() == []
+    with replica.locked():
+        assert replica.remove_points([2, 3]).put_off == []
+    points_equal(replica, scene.models, required=[1, 4])
+    assert [point.epoch for point in replica.points()] == [1, 4]
+    undo = replica.layout.disk(0).undo
+    assert sorted(os.listdir(undo)) == ["000002-000004.hrl", "000002.index"]
+    assert not replica.layout.pruning.exists()
 
 
 def cuts(scene: Scene, files: RecordingFiles, cut: PowerCut, tmp_path: Path, states: int, oldest: int = 1) -> int:
@@ -151,7 +175,7 @@ def cuts(scene: Scene, files: RecordingFiles, cut: PowerCut, tmp_path: Path, sta
     return count
 
 
-@pytest.mark.parametrize("name", ["delta", "grown", "shrunk", "resync", "pruned"])
+@pytest.mark.parametrize("name", ["delta", "grown", "shrunk", "resync", "pruned", "thinned"])
 def test_a_power_cut_at_any_step_leaves_every_acknowledged_point(tmp_path: Path, name: str) -> None:
     seed = int(os.environ.get("BLOCKREPLICA_SEED", "11"))
     print("seed", seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,7 @@ def table_is_true(replica: Replica, point: PointRecord, disk: int = 0) -> bool:
     )
 
 
-def points_equal(replica: Replica, models: dict[int, bytes], *, required: range) -> None:
+def points_equal(replica: Replica, models: dict[int, bytes], *, required: Iterable[int]) -> None:
     """Every point that the replica lists equals its model, and the `required` epochs are among them."""
     points = {point.epoch: point for point in replica.points()}
     missing = set(required) - set(points)

@@ -27,6 +27,31 @@ def size(text: str) -> int:
         raise click.BadParameter(str(error)) from None
 
 
+def duration(text: str) -> float:
+    """The seconds of an argument such as 7d; an option's `type`."""
+    try:
+        return units.parse_duration(text)
+    except UsageError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def retention_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a policy, handed over as `last`, `hourly`, ..., `within`, `min_age`; None where not given."""
+    number = click.IntRange(min=0)
+    for name, what in (
+        ("application", "application-consistent points, besides"),
+        ("yearly", "points, one a year"), ("monthly", "points, one a month"), ("weekly", "points, one a week"),
+        ("daily", "points, one a day"), ("hourly", "points, one an hour"), ("last", "points, the newest"),
+    ):  # fmt: skip
+        command = click.option(f"--keep-{name}", name, type=number, metavar="N", help=f"Keep N {what}.")(command)
+    command = click.option("--keep-within", "within", type=duration, metavar="TIME", help="Keep all, for 7d, 12h, ...")(
+        command
+    )
+    return click.option("--min-age", type=duration, metavar="TIME", help="Nothing younger goes, by running time.")(
+        command
+    )
+
+
 def plain(value: object) -> Any:
     """`value` as JSON knows it: dataclasses as objects, paths and UUIDs as strings."""
     if is_dataclass(value) and not isinstance(value, type):

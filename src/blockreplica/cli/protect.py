@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .common import json_option, show, size
+from .common import json_option, retention_options, show, size
 from .meter import meter
 from .sync import describe
 
@@ -24,6 +24,7 @@ from .sync import describe
     help="What one checksum covers; a power of two.",
 )
 @click.option("--keep", type=click.IntRange(min=1), default=24, show_default=True, help="Recovery points to keep.")
+@retention_options
 @click.option(
     "--seed",
     type=click.Path(path_type=Path),
@@ -39,6 +40,7 @@ def protect(
     keep: int,
     seed: Path | None,
     as_json: bool,
+    **rules: float | None,
 ) -> None:
     """Replicate images into a store, from now on as NAME.
 
@@ -47,7 +49,11 @@ def protect(
     """
     import blockreplica as br
 
+    given = {rule: value for rule, value in rules.items() if value is not None}
+    policy = br.Policy.parse(given if given.keys() - {"min_age"} else {"last": keep, **given}) if given else None
     with meter() as progress:
-        made = br.protect(images, store, name=name, block_size=block_size, keep=keep, seed=seed, progress=progress)
+        made = br.protect(
+            images, store, name=name, block_size=block_size, keep=keep, policy=policy, seed=seed, progress=progress
+        )
     assert made.last is not None
     show(made.last, lambda last: f"{name} is protected\n{describe(last)}", as_json=as_json)

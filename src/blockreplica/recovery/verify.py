@@ -165,7 +165,7 @@ class _Disk:
             with self._replica.reader(older, self._disk) as reader:
                 index = UndoIndex(layout.undo_index(older.epoch + 1), files=self._files)
                 rows = index.checksums(0, 1 << 62)
-                path = layout.undo_log(older.epoch + 1)
+                path = index.log_path
                 if len(index.extents(0, 1 << 62)) or self._files.exists(path):
                     with LogReader.open(path, files=self._files) as log:
                         log.check()

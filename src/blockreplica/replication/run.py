@@ -41,12 +41,17 @@ ROUNDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a caller may want of a sync. `resync` compares whatever the logs say; `deep` reads both sides."""
+    """What a caller may want of a sync. `resync` compares whatever the logs say; `deep` reads both sides.
+
+    `retire` takes out the points that are not to be kept any longer, under the replica's lock, and returns what to say
+    of it; without it the newest `keep` stay.
+    """
 
     resync: bool = False
     deep: bool = False
     keep: int = 24
     seed: Path | None = None
+    retire: Callable[[Replica], list[str]] | None = None
 
 
 @dataclass(slots=True)
@@ -139,7 +144,10 @@ class _Movement:
             except BlockReplicaError as error:
                 warnings.append(f"the logs are kept: {error}")
         try:
-            self._replica.prune(self._settings.keep)
+            if self._settings.retire is not None:
+                warnings += self._settings.retire(self._replica)
+            else:
+                self._replica.prune(self._settings.keep)
         except BlockReplicaError as error:  # the point stands: nothing that follows may deny it
             warnings.append(f"older points are kept: {error}")
         return warnings

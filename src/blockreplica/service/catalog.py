@@ -12,20 +12,23 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from ..errors import NotFoundError, RefusedError, StateError, translated
 from ..protection import Definition
+from ..recovery.retention import Policy
 
-VERSION = 1
+VERSION = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS relationship (
     name TEXT PRIMARY KEY, id TEXT NOT NULL UNIQUE, store TEXT NOT NULL, images TEXT NOT NULL,
     keep INTEGER NOT NULL, seed TEXT, digest TEXT NOT NULL
 ) STRICT
 """
+_SINCE_2 = "ALTER TABLE relationship ADD COLUMN policy TEXT"
 
 
 def state_folder() -> Path:
@@ -52,12 +55,12 @@ class Catalog:
                 both = set(other.images) & set(definition.images)
                 if both and other.store == definition.store:
                     raise RefusedError(f"{min(both)}: is protected already, as {other.name!r}, to that store")
-            database.execute("INSERT INTO relationship VALUES (?, ?, ?, ?, ?, ?, ?)", _row(definition))
+            database.execute("INSERT INTO relationship VALUES (?, ?, ?, ?, ?, ?, ?, ?)", _row(definition))
 
     def update(self, definition: Definition) -> None:
         """Replace a relationship's row."""
         with self._connected() as database:
-            database.execute("REPLACE INTO relationship VALUES (?, ?, ?, ?, ?, ?, ?)", _row(definition))
+            database.execute("REPLACE INTO relationship VALUES (?, ?, ?, ?, ?, ?, ?, ?)", _row(definition))
 
     def remove(self, name: str) -> None:
         """Forget a relationship."""
@@ -106,26 +109,32 @@ class Catalog:
                                 hint="a newer blockreplica wrote it: use that one")  # fmt: skip
         if version < VERSION:
             database.execute("PRAGMA journal_mode = WAL")
-            database.execute(_SCHEMA)
-            database.execute(f"PRAGMA user_version = {VERSION}")
+            database.execute("BEGIN IMMEDIATE")
+            if database.execute("PRAGMA user_version").fetchone()[0] < VERSION:  # nobody else was faster
+                database.execute(_SCHEMA)
+                database.execute(_SINCE_2)
+                database.execute(f"PRAGMA user_version = {VERSION}")
+            database.execute("COMMIT")
 
 
 def _row(definition: Definition) -> tuple[str | int | None, ...]:
     images = json.dumps([str(path) for path in definition.images])
     seed = str(definition.seed) if definition.seed else None
     row = definition.name, str(definition.id), str(definition.store), images, definition.keep, seed
-    return *row, _digest(row)
+    policy = json.dumps(asdict(definition.policy)) if definition.policy else None
+    return *row, _digest(row, policy), policy
 
 
 def _definition(row: tuple[Any, ...]) -> Definition:
-    name, identity, store, images, keep, seed, digest = row
-    if digest != _digest(row[:-1]):  # SQLite has no checksums; a flipped bit in `keep` would prune good points
+    name, identity, store, images, keep, seed, digest, policy = row
+    if digest != _digest(row[:6], policy):  # SQLite has no checksums; a flipped bit in `keep` would prune good points
         raise ValueError(f"the row of {name!r} does not match its digest")
     return Definition(
         id=UUID(identity), name=name, images=tuple(map(Path, json.loads(images))), store=Path(store), keep=keep,
-        seed=Path(seed) if seed else None,
+        seed=Path(seed) if seed else None, policy=Policy.parse(json.loads(policy)) if policy else None,
     )  # fmt: skip
 
 
-def _digest(row: tuple[Any, ...]) -> str:
+def _digest(row: tuple[Any, ...], policy: str | None) -> str:
+    row = (*row, policy) if policy else row  # version 1 had none
     return hashlib.sha256(json.dumps(row).encode()).hexdigest()

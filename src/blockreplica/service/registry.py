@@ -9,6 +9,7 @@ from dataclasses import replace
 from ..errors import NotFoundError, RefusedError
 from ..progress import SILENT, Progress
 from ..protection import DEFAULT_BLOCK_SIZE, DEFAULT_KEEP, Definition, Relationship, check, define, new_replica
+from ..recovery.retention import Policy
 from ..stores import DirectoryStore
 from .catalog import Catalog
 
@@ -17,7 +18,7 @@ PathLike = str | os.PathLike[str]
 
 def protect(
     images: PathLike | Sequence[PathLike], store: PathLike, *, name: str, block_size: int = DEFAULT_BLOCK_SIZE,
-    keep: int = DEFAULT_KEEP, seed: PathLike | None = None, progress: Progress = SILENT,
+    keep: int = DEFAULT_KEEP, policy: Policy | None = None, seed: PathLike | None = None, progress: Progress = SILENT,
 ) -> Relationship:  # fmt: skip
     """Replicate images into a store from now on: checks, then the initial replication (`.last` tells of it).
 
@@ -25,7 +26,7 @@ def protect(
     images are taken, the store is not one, or an image lies in it; NoSpaceError when it has too little room.
     """
     listed = [images] if isinstance(images, str | os.PathLike) else list(images)
-    definition = define(listed, store, name=name, keep=keep, seed=seed)
+    definition = define(listed, store, name=name, keep=keep, seed=seed, policy=policy)
     new_replica(definition, block_size)  # what is wrong with it is said before anything is made
     catalog = Catalog()
     held = _interrupted(catalog, definition)
@@ -59,6 +60,14 @@ def relationship(name: str) -> Relationship:
 def relationships() -> list[Relationship]:
     """All that this host knows, by name."""
     return [Relationship(definition) for definition in Catalog().all()]
+
+
+def set_policy(name: str, policy: Policy) -> Relationship:
+    """Change which points of a relationship are kept, from the next sync or prune on."""
+    catalog = Catalog()
+    definition = replace(catalog.get(name), policy=policy)
+    catalog.update(definition)
+    return Relationship(definition)
 
 
 def unprotect(name: str, *, delete_replica: bool = False) -> None:

@@ -4,15 +4,39 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from uuid import uuid4
 
-from ..errors import BusyError, FormatError, NotFoundError, RefusedError, StateError, StorageError, translated
+from ..errors import (
+    BusyError,
+    DamageError,
+    FormatError,
+    NotFoundError,
+    RefusedError,
+    StateError,
+    StorageError,
+    translated,
+)
 from ..files import FILES, File, Files
-from ..manifest import LIMIT, PendingRecord, PointRecord, ReplicaRecord, StateRecord, StoreRecord, check_name, decode
-from .layout import STORE_MARK, DiskLayout, ReplicaLayout
+from ..manifest import (
+    LIMIT,
+    ClockRecord,
+    MarksRecord,
+    PendingRecord,
+    PointRecord,
+    ReplicaRecord,
+    StateRecord,
+    StoreRecord,
+    check_name,
+    decode,
+)
+from .clock import Clock, advanced, this_instant
+from .layout import STORE_MARK, ReplicaLayout
 from .point_reader import PointReader
-from .records import read_record, record_errors, write_record
+from .pruning import Pruned, Pruner, chain, gate, read_pruning
+from .records import copy_of, read_record, record_errors, write_record
 from .session import Session, read_pending, write_state
 
 FIRST_STATE = StateRecord(generation=1, epoch=0, chain="")
@@ -88,9 +112,9 @@ class DirectoryStore:
 class Replica:
     """One replica: its points, sessions that move it on, readers of any point."""
 
-    def __init__(self, layout: ReplicaLayout, *, files: Files = FILES) -> None:
+    def __init__(self, layout: ReplicaLayout, *, files: Files = FILES, clock: Clock = this_instant) -> None:
         self.layout = layout
-        self._files = files
+        self._files, self._clock = files, clock
         self.record = read_record("replica", ReplicaRecord, layout.record, files)
 
     def state(self) -> StateRecord:
@@ -113,9 +137,24 @@ class Replica:
     def damaged_points(self) -> list[StateError]:
         """What is wrong with the records of points that can't be read; one that is missing between others is one."""
         newest, epochs = self.state().epoch, self._epochs()
-        tried = [(epoch, self._try_point(epoch)) for epoch in range(min(epochs, default=max(newest, 1)), newest + 1)]
+        wanted = {*epochs, *self._lost(epochs), *([newest] if newest else [])}
+        tried = [(epoch, self._try_point(epoch)) for epoch in sorted(wanted)]
         oldest = min(self._epochs(), default=newest)  # whatever was pruned meanwhile is not missed
         return [found for epoch, found in tried if isinstance(found, StateError) and epoch >= oldest]
+
+    def _lost(self, epochs: list[int]) -> set[int]:
+        """Epochs that undo logs lead to and that nobody pruned: their points had records."""
+        lost, pruned = set(), {*read_pruning(self.layout, self._files)}
+        for older, newer in pairwise(epochs):
+            if newer == older + 1:
+                continue
+            try:
+                links = chain(self.layout.disk(0), older, newer, self._files)
+            except (FormatError, NotFoundError, StorageError, DamageError):
+                continue  # readers of the older points, and verify, say so themselves
+            lost |= {link.last for link in links} - {newer} - pruned
+        pruned |= {*read_pruning(self.layout, self._files)}  # by a sync, meanwhile
+        return lost - pruned
 
     def newest(self) -> PointRecord | None:
         """The newest point, or None before the first; StateError when its record is damaged."""
@@ -154,11 +193,12 @@ class Replica:
 
     def lease(self, point: PointRecord) -> File:
         """Keep a point, and all newer ones, from being pruned until this is closed; NotFoundError: it is pruned."""
-        lease = self._files.open(self.layout.point(point.epoch))
-        if not lease.lock(shared=True) or os.fstat(lease.fileno()).st_nlink == 0:
-            lease.close()
-            raise NotFoundError(f"point {point.id}: is being pruned; choose a newer one")
-        return lease
+        with gate(self.layout, self._files, shared=True):
+            lease = self._files.open(self.layout.point(point.epoch))
+            if not lease.lock(shared=True) or os.fstat(lease.fileno()).st_nlink == 0:
+                lease.close()
+                raise NotFoundError(f"point {point.id}: is being pruned; choose a newer one")
+            return lease
 
     def locked(self) -> File:
         """The writer's lock, held until closed; BusyError when another process has it."""
@@ -178,7 +218,7 @@ class Replica:
         """A movement towards the next point; the caller holds the lock."""
         if self.record_errors():
             self._mend_records()
-        return Session(self.layout, self.record, self.state(), files=self._files)
+        return Session(self.layout, self.record, self.state(), files=self._files, clock=self._clock)
 
     def pending(self) -> PendingRecord | None:
         """The movement that was interrupted, if one was."""
@@ -190,32 +230,29 @@ class Replica:
         return self._files.exists(self.layout.incomplete)
 
     def prune(self, keep: int) -> list[str]:
-        """Delete the oldest points beyond `keep`, up to the first that a reader holds; the caller holds the lock.
+        """Delete the oldest points beyond `keep`; the caller holds the lock. Returns their names."""
+        epochs = self._epochs()
+        going = epochs[: max(0, len(epochs) - max(keep, 1))]
+        return [self.layout.point(epoch).name for epoch in self.remove_points(going).gone]
 
-        A point's record goes first, then the undo log that only it needed; a crash between leaves that log for the
-        next time (invariant 10).
-        """
-        epochs, gone = self._epochs(), []
-        while len(epochs) > max(keep, 1):
-            path = self.layout.point(epochs[0])
-            with self._files.open(path) as lease:
-                if not lease.lock():
-                    break
-                self._files.unlink(path)
-            gone.append(path.name)
-            del epochs[0]
-        if gone:
-            self._files.sync_folder(self.layout.points)
-        if epochs:
-            for disk in self.record.disks:
-                self._drop_undo(self.layout.disk(disk.index), epochs[0])
-        return gone
+    def remove_points(self, epochs: Iterable[int]) -> Pruned:
+        """Delete points, never the newest, and none that a reader holds or that is newer than one; the caller holds
+        the lock. Their undo logs are merged into those behind them; what a reader puts off is done by a later call."""
+        return Pruner(self.layout, self.record, files=self._files).prune(epochs, self._epochs())
 
-    def _drop_undo(self, layout: DiskLayout, oldest: int) -> None:
-        for name in self._files.names(layout.undo):
-            number = name.split(".")[0]
-            if number.isdigit() and int(number) <= oldest:
-                self._files.unlink(layout.undo / name)
+    def clock(self) -> ClockRecord:
+        """The store's running time, now."""
+        return advanced(self.state().clock, self._clock())
+
+    def marks(self) -> MarksRecord:
+        """What people and verify say of points; StateError when that can't be read: nothing is pruned then."""
+        if not self._files.exists(self.layout.marks) and not self._files.exists(copy_of(self.layout.marks)):
+            return MarksRecord()
+        return read_record("marks", MarksRecord, self.layout.marks, self._files)
+
+    def mark(self, marks: MarksRecord) -> None:
+        """Replace the marks; the caller holds the lock."""
+        write_record("marks", marks, self.layout.marks, self._files, copy_first=True)
 
     def _epochs(self) -> list[int]:
         newest = self.state().epoch

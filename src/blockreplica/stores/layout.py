@@ -5,11 +5,14 @@ DIR/NAME/replica, .copy           identity: relationship, block size, checksum s
 DIR/NAME/state, .copy             the newest recovery point; replacing `state` is the commit
 DIR/NAME/INCOMPLETE               a movement has begun: `disk.img` alone may be a mixture (rule 19)
 DIR/NAME/lock                     held by whoever writes
+DIR/NAME/marks, .copy             pinned and damaged points
+DIR/NAME/pruning                  points that go, whose undo logs are not merged yet
 DIR/NAME/points/000017            a recovery point's record
 DIR/NAME/disk0/disk.img           the newest content, plain and sparse
 DIR/NAME/disk0/checksums          its checksum table
 DIR/NAME/disk0/undo/000017.hrl    what epoch 17 overwrote
 DIR/NAME/disk0/undo/000017.index  where in it, and the checksums that its blocks had
+DIR/NAME/disk0/undo/000017-000020.hrl    what epochs 17 to 20 overwrote, merged; its index is 000017.index
 """
 
 from __future__ import annotations
@@ -47,8 +50,12 @@ class DiskLayout:
         """What `epoch` overwrote; missing when that was nothing."""
         return self.undo / f"{epoch:06d}.hrl"
 
+    def merged_log(self, first: int, last: int) -> Path:
+        """What epochs `first` to `last` overwrote, where pruning merged their logs."""
+        return self.undo / f"{first:06d}-{last:06d}.hrl"
+
     def undo_index(self, epoch: int) -> Path:
-        """The index of `undo_log`; there for every epoch but the first, so that epochs can be probed in turn."""
+        """The index of the undo log that begins with `epoch`; there is none for the first, and no gap between."""
         return self.undo / f"{epoch:06d}.index"
 
     def seen(self, epoch: int) -> Path:
@@ -76,6 +83,16 @@ class ReplicaLayout:
     def incomplete(self) -> Path:
         """The movement under way."""
         return self.folder / "INCOMPLETE"
+
+    @property
+    def marks(self) -> Path:
+        """What people and verify say of points."""
+        return self.folder / "marks"
+
+    @property
+    def pruning(self) -> Path:
+        """The points that are being pruned; missing when none are."""
+        return self.folder / "pruning"
 
     @property
     def lock(self) -> Path:

@@ -14,6 +14,7 @@ from ..errors import FormatError, NotFoundError, StateError
 from ..files import Files
 from ..manifest import LIMIT as RECORD_LIMIT
 from ..manifest import DiskProgress, PendingRecord, PointRecord, ReplicaRecord, StateRecord, chained, decode, encode
+from .clock import Clock, advanced, this_instant
 from .disk import DiskWriter
 from .layout import ReplicaLayout
 from .records import write_record
@@ -34,8 +35,12 @@ def read_pending(layout: ReplicaLayout, state: StateRecord, files: Files) -> Pen
 class Session:
     """Made by `Replica.session`, under the replica's lock. `pending` is what an interrupted one had reached."""
 
-    def __init__(self, layout: ReplicaLayout, record: ReplicaRecord, state: StateRecord, *, files: Files) -> None:
+    def __init__(
+        self, layout: ReplicaLayout, record: ReplicaRecord, state: StateRecord, *,
+        files: Files, clock: Clock = this_instant,
+    ) -> None:  # fmt: skip
         self._layout, self._record, self._state, self._files = layout, record, state, files
+        self._clock = clock
         self.epoch = state.epoch + 1
         self.pending = read_pending(layout, state, files)
         self._movement = self.pending.movement if self.pending else ""
@@ -89,12 +94,13 @@ class Session:
             disk.sync()
         for disk in self.disks:
             disk.seal()
+        clock = advanced(self._state.clock, self._clock())
+        point = msgspec.structs.replace(point, ran=clock.ran)
         point = msgspec.structs.replace(point, chain=chained(self._state.chain, point))
         self._files.make_folder(self._layout.points)
         self._files.write_durably(self._layout.point(point.epoch), encode("point", point))
-        write_state(
-            self._layout, StateRecord(generation=point.generation, epoch=point.epoch, chain=point.chain), self._files
-        )
+        state = StateRecord(generation=point.generation, epoch=point.epoch, chain=point.chain, clock=clock)
+        write_state(self._layout, state, self._files)
         self._unmark()
         self.close()
         return point

@@ -197,6 +197,21 @@ class UndoIndex:
         rows = self._near(1, first, end)
         return rows[(rows["offset"] >= first) & (rows["offset"] < end)].view(CHECKSUM)
 
+    @property
+    def extent_count(self) -> int:
+        """How many extent rows it has."""
+        return self._extent_count
+
+    def reach(self, sort: int, start: int, rows: int) -> int:
+        """The first field of the row that stands `rows` behind the first at or behind `start`; OPEN behind the end.
+        Of a final index; `sort` 0: extents, 1: checksums."""
+        base, count = (0, self._extent_count) if sort == 0 else (self._extent_count, self._checksum_count)
+        if rows >= count:
+            return OPEN
+        with self._files.open(self.path) as file:
+            at = self._bisect(file, start, base, count) + rows
+            return int(self._rows(file, base + at, base + at + 1)["offset"][0]) if at < count else OPEN
+
     def all_rows(self) -> Rows:
         """Every row of both sorts, checked."""
         if self.growing:
