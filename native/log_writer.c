@@ -29,10 +29,7 @@ int br_log_create(struct br_log *log, struct br_file *file, const uint8_t unique
     memcpy(log->header.previous_id, previous_id, 16);
     memcpy(log->header.data_write_guid, tracking_id, 16);
     hrl_bind(&log->format, &log->header);
-    int error = file->ops->truncate(file, 0);
-    if (error)
-        return error;
-    error = put_header(log);
+    int error = put_header(log);
     hrl_encode_block(&log->format, log->block, 0, 0, 0);
     if (!error)
         error = file->ops->pwrite(file, log->block, HRL_METADATA_SIZE, HRL_HEADER_SIZE);

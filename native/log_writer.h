@@ -36,7 +36,8 @@ struct br_place {
     uint8_t block[HRL_METADATA_SIZE];
 };
 
-/* Start an empty log in `file`, which is truncated. The log keeps the file, also when this fails. */
+/* Start an empty log in `file`; what stands in the file stays, behind the end of the log or under it. The log
+ * keeps the file, also when this fails. */
 int br_log_create(struct br_log *log, struct br_file *file, const uint8_t unique_id[16],
                   const uint8_t previous_id[16], const uint8_t tracking_id[16], uint64_t limit);
 

@@ -62,6 +62,8 @@ struct br_folder_ops {
     int (*unlink)(struct br_folder *folder, const char *name); /* a missing file is no error */
     int (*sync)(struct br_folder *folder);
     int (*list)(struct br_folder *folder, void (*each)(void *context, const char *name), void *context);
+    /* Optional (NULL): bytes that are free, and that there are, in the file system. */
+    int (*room)(struct br_folder *folder, uint64_t *free, uint64_t *total);
     void (*close)(struct br_folder *folder);
 };
 

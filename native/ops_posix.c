@@ -15,6 +15,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -212,6 +213,15 @@ static int posix_list(struct br_folder *folder, void (*each)(void *context, cons
     return error;
 }
 
+static int posix_room(struct br_folder *folder, uint64_t *free, uint64_t *total) {
+    struct statvfs system;
+    if (fstatvfs(fd_of_folder(folder), &system) < 0)
+        return errno;
+    *free = (uint64_t)system.f_bavail * system.f_frsize;
+    *total = (uint64_t)system.f_blocks * system.f_frsize;
+    return 0;
+}
+
 static void posix_close_folder(struct br_folder *folder) {
     close(fd_of_folder(folder));
     free(folder);
@@ -223,6 +233,7 @@ static const struct br_folder_ops posix_folder_ops = {
     .unlink = posix_unlink,
     .sync = posix_sync_folder,
     .list = posix_list,
+    .room = posix_room,
     .close = posix_close_folder,
 };
 

@@ -34,6 +34,11 @@ static int split_sync(struct br_folder *folder) {
     return others(folder)->ops->sync(others(folder));
 }
 
+static int split_room(struct br_folder *folder, uint64_t *free, uint64_t *total) {
+    struct br_folder *there = others(folder);
+    return there->ops->room ? there->ops->room(there, free, total) : EOPNOTSUPP;
+}
+
 static int split_list(struct br_folder *folder, void (*each)(void *context, const char *name),
                       void *context) {
     return others(folder)->ops->list(others(folder), each, context);
@@ -53,6 +58,7 @@ static const struct br_folder_ops split_ops = {
     .unlink = split_unlink,
     .sync = split_sync,
     .list = split_list,
+    .room = split_room,
     .close = split_close,
 };
 

@@ -17,24 +17,37 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { least_log_limit = 1 << 20 };
+enum { least_log_limit = 1 << 20, reserve_share = 64, most_reserve = 1 << 30 };
 
-static uint64_t log_limit(const struct br_tracker *tracker) {
-    if (tracker->log_limit)
-        return tracker->log_limit;
-    uint64_t half = tracker->size / 2;
-    return half < least_log_limit ? least_log_limit : half;
+/* What an epoch's log may have: the limit, and no more than the file system has above its reserve, together
+ * with what the file has already. */
+static uint64_t log_limit(const struct br_tracker *tracker, struct br_file *file) {
+    uint64_t half = tracker->size / 2, free, total, have = 0;
+    uint64_t limit = tracker->log_limit       ? tracker->log_limit
+                     : half < least_log_limit ? least_log_limit
+                                              : half;
+    struct br_folder *folder = tracker->folder;
+    if (!folder->ops->room || folder->ops->room(folder, &free, &total) != 0)
+        return limit;
+    file->ops->size(file, &have);
+    uint64_t reserve = total / reserve_share < most_reserve ? total / reserve_share : most_reserve;
+    uint64_t most = have + (free > reserve ? free - reserve : 0);
+    return limit < most ? limit : most ? most : 1;
 }
 
 static int create_log(struct br_tracker *tracker, struct br_epoch *epoch, const uint8_t previous[16],
                       const char *name) {
     struct br_folder *folder = tracker->folder;
     struct br_file *file = NULL;
+    epoch->recycled = br_spare_take(tracker, name);
     int error = folder->ops->open(folder, name, BR_OPEN_WRITE | BR_OPEN_CREATE, &file);
-    if (error)
-        return error;
-    error = br_log_create(&epoch->log, file, epoch->id, previous, tracker->tracking.state.tracking_id,
-                          log_limit(tracker));
+    if (!error && !epoch->recycled)
+        error = file->ops->truncate(file, 0);
+    if (!error)
+        error = br_log_create(&epoch->log, file, epoch->id, previous, tracker->tracking.state.tracking_id,
+                              log_limit(tracker, file));
+    else
+        br_file_close(&file);
     if (error) {
         br_file_close(&epoch->log.file);
         folder->ops->unlink(folder, name);
@@ -188,7 +201,8 @@ static int save_artifacts(struct br_tracker *tracker, uint32_t slot, bool last) 
         if (error && epoch->log_error)
             error = save_bitmap(tracker, slot);
     }
-    while ((error == ENOSPC || error == EDQUOT) && epoch->log_error && br_drop_sealed_log(tracker))
+    while ((error == ENOSPC || error == EDQUOT) &&
+           (br_spare_drop(tracker) || (epoch->log_error && br_drop_sealed_log(tracker))))
         error = save_bitmap(tracker, slot);
     return tracker->folder->ops->sync(tracker->folder);
 }
@@ -236,12 +250,19 @@ static void forget_word(struct br_tracker *tracker) {
     tracker->word = NULL;
 }
 
+void br_log_unused(struct br_tracker *tracker, struct br_epoch *epoch, const char *name) {
+    br_file_close(&epoch->log.file);
+    if (epoch->recycled && !epoch->log_error)
+        br_spare_return(tracker, name, epoch->number);
+    else
+        tracker->folder->ops->unlink(tracker->folder, name);
+}
+
 static void abandon(struct br_tracker *tracker) {
     char name[BR_NAME];
     forget_word(tracker);
-    br_file_close(&br_other(tracker)->log.file);
     br_name(tracker, ".hrl.next", name);
-    tracker->folder->ops->unlink(tracker->folder, name);
+    br_log_unused(tracker, br_other(tracker), name);
 }
 
 int br_settle_cut(struct br_tracker *tracker, bool *ended, struct br_failure *failure) {

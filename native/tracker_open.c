@@ -255,7 +255,9 @@ static int end_last_epoch(struct br_tracker *tracker, struct br_failure *failure
     epoch->ended_ns = br_wall_clock();
     if (tracker->tracking.marked[tracker->current] || epoch->resized || tracker->image_failed)
         return br_epoch_end(tracker, tracker->current, true, failure);
-    br_file_close(&epoch->log.file);
+    char name[BR_NAME];
+    br_name(tracker, ".hrl", name);
+    br_log_unused(tracker, epoch, name);
     remove_open_logs(tracker);
     return 0;
 }

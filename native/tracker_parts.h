@@ -29,6 +29,7 @@ struct br_epoch {
     struct br_record record;
     _Atomic int log_error;
     _Atomic bool unlogged;  /* it has no log because none is wanted */
+    bool recycled;          /* its log is written over a spare */
     _Atomic bool bits_lost; /* the tracking file does not have all bits and entries that memory has */
     unsigned in_flight;     /* writes */
     int64_t ended_ns;
@@ -114,6 +115,8 @@ int br_settle_cut(struct br_tracker *tracker, bool *ended, struct br_failure *fa
  */
 int br_epoch_end(struct br_tracker *tracker, uint32_t slot, bool last, struct br_failure *failure);
 int br_cut_now(struct br_tracker *tracker, bool logged, struct br_failure *failure);
+/* The log `name` of an epoch in which nothing was written goes. */
+void br_log_unused(struct br_tracker *tracker, struct br_epoch *epoch, const char *name);
 void br_last_cut(struct br_tracker *tracker, struct br_cut *cut);
 /* Under saving: make the state durable, with `suspect` as it must be. */
 int br_save_state(struct br_tracker *tracker);
@@ -121,6 +124,14 @@ int br_save_state(struct br_tracker *tracker);
 bool br_drop_sealed_log(struct br_tracker *tracker);
 /* The log goes, its room is given back, the guest's writes go on. */
 void br_log_drop(struct br_tracker *tracker, struct br_epoch *epoch, int error);
+
+/* tracker_spares.c */
+/* Rename a spare log to `as`, content and all; false: there is none. */
+bool br_spare_take(struct br_tracker *tracker, const char *as);
+/* Remove one; false: there is none. */
+bool br_spare_drop(struct br_tracker *tracker);
+/* A log that took a spare and was not needed becomes a spare again. */
+void br_spare_return(struct br_tracker *tracker, const char *log, uint64_t epoch);
 
 /* tracker_settle.c */
 /* How the epoch that the state names ended; `now`: the image's identity, if that is `provable`. */

@@ -109,6 +109,8 @@ static void reserved(struct br_tracker *tracker, struct br_epoch *epoch, int err
 static void put(struct br_tracker *tracker, struct br_epoch *epoch, const struct hrl_entry *entry,
                 const void *data, const struct br_place *place) {
     int error = br_log_put(&epoch->log, entry, data, place);
+    while ((error == ENOSPC || error == EDQUOT) && br_spare_drop(tracker))
+        error = br_log_put(&epoch->log, entry, data, place);
     if (error)
         br_log_drop(tracker, epoch, error);
 }
@@ -172,11 +174,13 @@ void br_log_content(struct br_tracker *tracker, struct br_epoch *epoch, uint64_t
         br_log_drop(tracker, epoch, error);
 }
 
-/* The image is out of room: the log gives way, then the sealed ones, the oldest first. */
+/* The image is out of room: spare logs give way, then the log, then the sealed ones, the oldest first. */
 static bool made_room(struct br_tracker *tracker, struct br_epoch *epoch, int error) {
     if (error != ENOSPC && error != EDQUOT)
         return false;
-    if (epoch->log_error)
+    if (br_spare_drop(tracker))
+        return true;
+    if (!br_logged(epoch))
         return br_drop_sealed_log(tracker);
     br_log_drop(tracker, epoch, error);
     return true;

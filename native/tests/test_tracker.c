@@ -99,7 +99,7 @@ static void replay(uint64_t epoch, uint8_t *image) {
     struct hrl_fault fault;
     snprintf(name, sizeof name, "vm.img.%06llu.hrl", (unsigned long long)epoch);
     uint8_t *log = slurp(name, &length);
-    CHECK(hrl_decode_header(log, &header, &fault) && header.end == length);
+    CHECK(hrl_decode_header(log, &header, &fault) && header.end && header.end <= length);
     hrl_bind(&format, &header);
     for (uint64_t here = header.end - HRL_METADATA_SIZE;; here -= br_get64(log + here)) {
         at[blocks++] = here;

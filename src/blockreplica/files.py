@@ -223,6 +223,12 @@ class Files:
             finally:
                 os.close(fd)
 
+    def free(self, folder: Path) -> int:
+        """Bytes that are free in the file system of a folder."""
+        with translated(folder, "asking for free space"):
+            found = os.statvfs(folder)
+            return found.f_bavail * found.f_frsize
+
     def exists(self, path: Path) -> bool:
         """Whether there is anything of that name."""
         return path.exists()

@@ -67,8 +67,8 @@ class DeltaLogs:
 
     @property
     def data_bytes(self) -> int:
-        """Bytes in the logs' files."""
-        return sum(log.file.size() for log in self.logs)
+        """Bytes in the logs; a file that was used before may be longer."""
+        return sum(log.end for log in self.logs)
 
     def coalesced(self, size: int) -> Iterator[Rows]:
         """Entries (see `kernels.ENTRIES`) that never overlap, sorted, clipped to a disk of `size` bytes, in windows."""

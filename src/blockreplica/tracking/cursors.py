@@ -1,7 +1,7 @@
 """Who has taken over which epoch: a cursor for each relationship, in `<image>.cursors`.
 
-What every cursor has passed is let go: its log and dirty bitmap are removed. Cursors belong to a tracking UUID; those
-of an earlier one mean nothing any more. The file is JSON:
+What every cursor has passed is let go: its dirty bitmap is removed, its log becomes a spare. Cursors belong to a
+tracking UUID; those of an earlier one mean nothing any more. The file is JSON:
 
     {"version": 1, "tracking_id": "...", "cursors": {"<relationship's UUID>": <epoch>, ...}}
 """
@@ -18,12 +18,14 @@ from uuid import UUID
 
 from ..errors import BlockReplicaError, BusyError, FormatError, NotFoundError, TrackingError
 from ..files import File, Files
+from ..hrl.format import CHANGE_LOG, EXTENDED, HEADER_SIZE, Header
 from ..units import MIB
 from .names import Names
 from .types import Cut
 
 VERSION = 1
 LIMIT = 1 << 20
+SPARES = 1 << 30
 _TRIES, _PAUSE_S = 200, 0.025
 
 Cursors = dict[UUID, int]
@@ -66,14 +68,44 @@ def change_cursors(names: Names, tracking_id: UUID, files: Files, change: Callab
         if cursors:
             release(names, min(cursors.values()), files)
         elif had:
-            release(names, 10**18, files)
+            forget(names, files)
 
 
-def release(names: Names, upto: int, files: Files) -> None:
-    """Remove the logs and dirty bitmaps of all epochs up to `upto`."""
+def release(names: Names, upto: int, files: Files, *, spares: int | None = None) -> None:
+    """Let go of the logs and dirty bitmaps of all epochs up to `upto`.
+
+    Logs become spares, which trackers write over, as long as those together have at most `spares` bytes: unless given,
+    1 GiB or a sixteenth of what is free, whichever is less.
+    """
+    room = min(SPARES, files.free(names.folder) // 16) if spares is None else spares
+    room -= sum(_size(path, files) for path in names.spares(files))
     for epoch, path in list(names.artifacts(files)):
-        if epoch <= upto:
+        if epoch > upto:
+            continue
+        size = _size(path, files)
+        if size <= room and path == names.log(epoch) and _recyclable(path, files):
+            files.rename(path, names.spare(epoch))
+            room -= size
+        else:
             files.unlink(path)
+
+
+def forget(names: Names, files: Files) -> None:
+    """Nobody needs what there is: all of it is removed."""
+    release(names, 10**18, files, spares=0)
+    for path in names.spares(files):
+        if _recyclable(path, files):
+            files.unlink(path)
+
+
+def _recyclable(path: Path, files: Files) -> bool:
+    """Only in version 2.1 every block names its log, so that one of an earlier life is never taken for a new one."""
+    try:
+        with files.open(path) as file:
+            header = Header.decode(file.pread(HEADER_SIZE, 0), path)
+    except BlockReplicaError:
+        return False
+    return header.version == EXTENDED and header.file_type == CHANGE_LOG
 
 
 def trim(names: Names, tracking_id: UUID, limit: int, files: Files) -> None:
@@ -81,7 +113,7 @@ def trim(names: Names, tracking_id: UUID, limit: int, files: Files) -> None:
     `limit`, the oldest goes, and its bitmap stands in for it. The newest stays; so do all where nobody has a cursor.
     """
     logs = sorted((epoch, path) for epoch, path in names.artifacts(files) if path == names.log(epoch))
-    sizes = [_size(path, files) for _, path in logs]
+    sizes = [_log_size(path, files) for _, path in logs]
     total = sum(sizes)
     if total <= limit or not read_cursors(names, tracking_id, files):
         return
@@ -97,6 +129,15 @@ def trim_after(names: Names, cut: Cut, files: Files, *, limit: int | None = None
     """Trim once a cut is made; the cut stands, whatever becomes of old logs."""
     with contextlib.suppress(BlockReplicaError):
         trim(names, cut.tracking_id, limit or max(cut.size // 2, MIB), files)
+
+
+def _log_size(path: Path, files: Files) -> int:
+    """Bytes of a sealed log; its file may be longer, as a spare was."""
+    try:
+        with files.open(path) as file:
+            return Header.decode(file.pread(HEADER_SIZE, 0), path).end
+    except BlockReplicaError:
+        return _size(path, files)
 
 
 def _size(path: Path, files: Files) -> int:

@@ -84,6 +84,15 @@ class Names:
         """The dirty bitmap of an epoch."""
         return self._beside(f".{epoch:06d}.dirty")
 
+    def spare(self, epoch: int) -> Path:
+        """What was the log of an epoch, kept to be written over."""
+        return self._beside(f".spare.{epoch:06d}")
+
+    def spares(self, files: Files) -> list[Path]:
+        """All of them. Look at their headers: an image may have any name."""
+        pattern = re.compile(re.escape(self.image.name) + r"\.spare\.\d{6,18}")
+        return [self.folder / name for name in files.names(self.folder) if pattern.fullmatch(name)]
+
     def artifacts(self, files: Files) -> Iterator[tuple[int, Path]]:
         """All sealed logs and dirty bitmaps that there are, with their epochs."""
         pattern = re.compile(re.escape(self.image.name) + r"\.(\d{6,18})\.(?:hrl|dirty)")
