@@ -17,44 +17,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { least_log_limit = 1 << 20, reserve_share = 64, most_reserve = 1 << 30 };
-
-/* What an epoch's log may have: the limit, and no more than the file system has above its reserve, together
- * with what the file has already. */
-static uint64_t log_limit(const struct br_tracker *tracker, struct br_file *file) {
-    uint64_t half = tracker->size / 2, free, total, have = 0;
-    uint64_t limit = tracker->log_limit       ? tracker->log_limit
-                     : half < least_log_limit ? least_log_limit
-                                              : half;
-    struct br_folder *folder = tracker->folder;
-    if (!folder->ops->room || folder->ops->room(folder, &free, &total) != 0)
-        return limit;
-    file->ops->size(file, &have);
-    uint64_t reserve = total / reserve_share < most_reserve ? total / reserve_share : most_reserve;
-    uint64_t most = have + (free > reserve ? free - reserve : 0);
-    return limit < most ? limit : most ? most : 1;
-}
-
-static int create_log(struct br_tracker *tracker, struct br_epoch *epoch, const uint8_t previous[16],
-                      const char *name) {
-    struct br_folder *folder = tracker->folder;
-    struct br_file *file = NULL;
-    epoch->recycled = br_spare_take(tracker, name);
-    int error = folder->ops->open(folder, name, BR_OPEN_WRITE | BR_OPEN_CREATE, &file);
-    if (!error && !epoch->recycled)
-        error = file->ops->truncate(file, 0);
-    if (!error)
-        error = br_log_create(&epoch->log, file, epoch->id, previous, tracker->tracking.state.tracking_id,
-                              log_limit(tracker, file));
-    else
-        br_file_close(&file);
-    if (error) {
-        br_file_close(&epoch->log.file);
-        folder->ops->unlink(folder, name);
-    }
-    return error;
-}
-
 /* The slot's open record now speaks of this epoch. */
 static int begin_record(struct br_tracker *tracker, struct br_epoch *epoch) {
     pthread_mutex_lock(&tracker->mutex);
@@ -83,56 +45,9 @@ int br_epoch_begin(struct br_tracker *tracker, uint32_t slot, uint64_t number, c
     epoch->log_error = ECANCELED;
     if (suffix) {
         br_name(tracker, suffix, name);
-        epoch->log_error = create_log(tracker, epoch, previous, name);
+        epoch->log_error = br_log_open(tracker, epoch, previous, name);
     }
     return begin_record(tracker, epoch);
-}
-
-void br_log_drop(struct br_tracker *tracker, struct br_epoch *epoch, int error) {
-    pthread_mutex_lock(&tracker->mutex);
-    bool first = !epoch->log_error;
-    if (first)
-        epoch->log_error = error;
-    int lost = first ? br_record_no_log(&epoch->record) : 0;
-    pthread_mutex_unlock(&tracker->mutex);
-    if (lost) /* the file calls a log whole that is not */
-        br_report_lost(tracker, epoch);
-    if (first && epoch->log.file) /* the image may need the room */
-        epoch->log.file->ops->truncate(epoch->log.file, 0);
-}
-
-struct oldest {
-    const char *image;
-    uint64_t after, epoch; /* the smallest epoch above `after` that has a log */
-};
-
-static void look_for_oldest(void *context, const char *name) {
-    struct oldest *oldest = context;
-    uint64_t epoch = br_epoch_in(name, oldest->image, ".hrl");
-    if (epoch > oldest->after && (!oldest->epoch || epoch < oldest->epoch))
-        oldest->epoch = epoch;
-}
-
-static bool exists(struct br_folder *folder, const char *name) {
-    struct br_file *file;
-    if (folder->ops->open(folder, name, 0, &file) != 0)
-        return false;
-    br_file_close(&file);
-    return true;
-}
-
-bool br_drop_sealed_log(struct br_tracker *tracker) {
-    char log[BR_NAME], dirty[BR_NAME];
-    struct br_folder *folder = tracker->folder;
-    for (struct oldest oldest = {.image = tracker->name};; oldest.after = oldest.epoch) {
-        oldest.epoch = 0;
-        if (folder->ops->list(folder, look_for_oldest, &oldest) != 0 || !oldest.epoch)
-            return false;
-        br_epoch_name(tracker, oldest.epoch, ".hrl", log);
-        br_epoch_name(tracker, oldest.epoch, ".dirty", dirty);
-        if (exists(folder, dirty))
-            return folder->ops->unlink(folder, log) == 0;
-    }
 }
 
 void br_epoch_look(struct br_tracker *tracker) {
@@ -248,14 +163,6 @@ static void forget_word(struct br_tracker *tracker) {
         munmap(tracker->word_map, sizeof(uint64_t));
     tracker->word_map = NULL;
     tracker->word = NULL;
-}
-
-void br_log_unused(struct br_tracker *tracker, struct br_epoch *epoch, const char *name) {
-    br_file_close(&epoch->log.file);
-    if (epoch->recycled && !epoch->log_error)
-        br_spare_return(tracker, name, epoch->number);
-    else
-        tracker->folder->ops->unlink(tracker->folder, name);
 }
 
 static void abandon(struct br_tracker *tracker) {

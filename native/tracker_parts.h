@@ -115,15 +115,20 @@ int br_settle_cut(struct br_tracker *tracker, bool *ended, struct br_failure *fa
  */
 int br_epoch_end(struct br_tracker *tracker, uint32_t slot, bool last, struct br_failure *failure);
 int br_cut_now(struct br_tracker *tracker, bool logged, struct br_failure *failure);
-/* The log `name` of an epoch in which nothing was written goes. */
-void br_log_unused(struct br_tracker *tracker, struct br_epoch *epoch, const char *name);
 void br_last_cut(struct br_tracker *tracker, struct br_cut *cut);
 /* Under saving: make the state durable, with `suspect` as it must be. */
 int br_save_state(struct br_tracker *tracker);
-/* Remove the oldest sealed log that has a bitmap to stand in for it; false: there is none. */
-bool br_drop_sealed_log(struct br_tracker *tracker);
+
+/* tracker_log.c */
+/* Begin the epoch's log as file `name`, written over a spare if there is one. */
+int br_log_open(struct br_tracker *tracker, struct br_epoch *epoch, const uint8_t previous[16],
+                const char *name);
 /* The log goes, its room is given back, the guest's writes go on. */
 void br_log_drop(struct br_tracker *tracker, struct br_epoch *epoch, int error);
+/* The log `name` of an epoch in which nothing was written goes. */
+void br_log_unused(struct br_tracker *tracker, struct br_epoch *epoch, const char *name);
+/* Remove the oldest sealed log that has a bitmap to stand in for it; false: there is none. */
+bool br_drop_sealed_log(struct br_tracker *tracker);
 
 /* tracker_spares.c */
 /* Rename a spare log to `as`, content and all; false: there is none. */
