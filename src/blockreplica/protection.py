@@ -19,7 +19,7 @@ import msgspec
 from .errors import BlockReplicaError, NoSpaceError, RefusedError, UsageError, translated
 from .files import FILES, Files
 from .manifest import PointRecord, ReplicaDisk, ReplicaRecord, check_name
-from .primaries import addresses, kind_of
+from .primaries import DiskState, Kind, addresses, kind_of
 from .primaries.files import room_of
 from .progress import SILENT, Progress
 from .recovery.recover import read_checked, recover
@@ -36,7 +36,8 @@ DEFAULT_KEEP = 24
 class Definition:
     """What a relationship is made of; what the catalog keeps of it.
 
-    Without a `policy` the newest `keep` points stay.
+    Without a `policy` the newest `keep` points stay. `tracking_dir`: where the trackers of its images have their files,
+    if not beside them.
     """
 
     id: UUID
@@ -46,6 +47,7 @@ class Definition:
     keep: int = DEFAULT_KEEP
     seed: Path | None = None
     policy: Policy | None = None
+    tracking_dir: Path | None = None
 
     @property
     def retention(self) -> Policy:
@@ -55,7 +57,11 @@ class Definition:
 
 @dataclass(frozen=True, slots=True)
 class DiskStatus:
-    """A disk of a relationship. `tracking` is tracking, closed, changed, unclean, untracked, missing or unreadable."""
+    """A disk of a relationship. `tracking` is tracking, closed, changed, unclean, untracked, missing or unreadable.
+
+    `state` is the tracker's that has it open: tracking, bitmap only, whole disk or critical; "not tracked" when none
+    has. Only then are the rest not None: the age of the last cut, and writes a second if they were measured.
+    """
 
     index: int
     path: Path
@@ -64,6 +70,10 @@ class DiskStatus:
     dirty_bytes: int | None
     log_bytes: int | None
     log_failed: bool
+    state: str = "not tracked"
+    pid: int | None = None
+    cut_age_seconds: float | None = None
+    writes_per_second: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +157,12 @@ class Relationship:
         """Read everything of the replica and check it."""
         return verify(self.replica.base, progress=progress, files=self._files)
 
-    def status(self) -> Status:
-        """How things stand on both sides; a side that can't be read says so in `state`."""
+    def status(self, *, rate_over_s: float = 0.0) -> Status:
+        """How things stand on both sides; a side that can't be read says so in `state`.
+
+        `rate_over_s`: look twice at the disks that a tracker has open, so many seconds apart, to tell how fast they are
+        written.
+        """
         points: list[PointRecord] = []
         incomplete, state = False, ""
         try:
@@ -156,7 +170,7 @@ class Relationship:
             points, incomplete = replica.points(), replica.incomplete
         except BlockReplicaError as error:
             state = f"store: {error}"
-        disks = self._disks()
+        disks = self._disks(rate_over_s)
         for trouble in ("missing", "unreadable"):
             if not state and any(disk.tracking == trouble for disk in disks):
                 state = f"image {trouble}"
@@ -171,8 +185,8 @@ class Relationship:
     def forget(self, *, delete_replica: bool = False) -> None:
         """Let the primary forget the relationship; the replica stays unless told otherwise."""
         mine = self.replica if delete_replica else None  # refused for another relationship's, before anything goes
-        images = self.definition.images
-        kind_of(images).forget(images, self.definition.id, self._files)
+        definition = self.definition
+        self._kind().forget(definition.images, definition.id, self._files)
         if mine is not None:
             DirectoryStore(self.store, files=self._files).remove_replica(self.name)
 
@@ -182,18 +196,45 @@ class Relationship:
 
     def _sync(self, settings: Settings, progress: Progress) -> SyncResult:
         replica = self.replica.base
-        images = self.definition.images
-        with closing(kind_of(images).open(images, self.definition.id, self._files)) as group:
+        definition = self.definition
+        with closing(self._kind().open(definition.images, definition.id, self._files)) as group:
             self.last = sync(replica, group, settings, progress=progress, files=self._files)
         return self.last
 
-    def _disks(self) -> list[DiskStatus]:
-        images = self.definition.images
-        states = kind_of(images).states(images, self.definition.id, self._files)
+    def _kind(self) -> Kind:
+        return kind_of(self.definition.images, self.definition.tracking_dir)
+
+    def _states(self) -> list[DiskState]:
+        return self._kind().states(self.definition.images, self.definition.id, self._files)
+
+    def _disks(self, rate_over_s: float) -> list[DiskStatus]:
+        states, begun, rates = self._states(), time.monotonic(), None
+        if rate_over_s > 0 and any(state.writes is not None for state in states):
+            time.sleep(rate_over_s)
+            later, seconds = self._states(), time.monotonic() - begun
+            rates = [_rate(one, other, seconds) for one, other in zip(states, later, strict=True)]
         return [
-            DiskStatus(index, path, state.size, state.tracking, state.dirty_bytes, state.log_bytes, state.log_failed)
-            for index, (path, state) in enumerate(zip(images, states, strict=True))
+            DiskStatus(
+                index,
+                path,
+                state.size,
+                state.tracking,
+                state.dirty_bytes,
+                state.log_bytes,
+                state.log_failed,
+                state.tracker or "not tracked",
+                state.pid,
+                None if state.last_cut is None else max(0.0, time.time() - state.last_cut),
+                rates[index] if rates else None,
+            )  # fmt: skip
+            for index, (path, state) in enumerate(zip(self.definition.images, states, strict=True))
         ]
+
+
+def _rate(one: DiskState, other: DiskState, seconds: float) -> float | None:
+    if one.writes is None or other.writes is None:
+        return None
+    return round(max(0, other.writes - one.writes) / seconds, 1)
 
 
 class ReplicaView:
@@ -233,6 +274,7 @@ class ReplicaView:
 def define(
     images: Sequence[str | os.PathLike[str]], store: str | os.PathLike[str], *, name: str,
     keep: int = DEFAULT_KEEP, seed: str | os.PathLike[str] | None = None, policy: Policy | None = None,
+    tracking_dir: str | os.PathLike[str] | None = None,
 ) -> Definition:  # fmt: skip
     """A new relationship's definition; UsageError or RefusedError for what can't be one."""
     try:
@@ -244,18 +286,19 @@ def define(
     if seed is not None and len(images) > 1:
         raise UsageError("a seed is for a relationship of one image")
     paths = tuple(addresses(images))
-    kind_of(paths)
+    kind_of(paths, Path(tracking_dir) if tracking_dir is not None else None)
     if len(set(paths)) != len(paths):
         raise UsageError("the same image is named twice")
     return Definition(
         id=uuid4(), name=name, images=paths, store=Path(store).resolve(), keep=keep,
         seed=Path(seed).resolve() if seed is not None else None, policy=policy,
+        tracking_dir=Path(tracking_dir).resolve() if tracking_dir is not None else None,
     )  # fmt: skip
 
 
 def check(definition: Definition, progress: Progress, *, files: Files = FILES) -> None:
     """The checks before a first replication: readable images, a store that is none of them, room."""
-    kind = kind_of(definition.images)
+    kind = kind_of(definition.images, definition.tracking_dir)
     needed = kind.weigh(definition.images, definition.id, files)
     local = [path for address in definition.images if (path := kind.local(address)) is not None]
     if definition.seed is not None:
@@ -268,7 +311,7 @@ def check(definition: Definition, progress: Progress, *, files: Files = FILES) -
 
 def new_replica(definition: Definition, block_size: int) -> ReplicaRecord:
     """The record of the replica that `definition` is going to have; UsageError for a block size that can't be."""
-    kind = kind_of(definition.images)
+    kind = kind_of(definition.images, definition.tracking_dir)
     record = ReplicaRecord(
         relationship=str(definition.id), name=definition.name, block_size=block_size,
         seed=secrets.randbits(64), created=time.time(),

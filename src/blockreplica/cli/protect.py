@@ -31,6 +31,12 @@ from .sync import describe
     metavar="FILE",
     help="Start from this copy; checksums say what differs.",
 )
+@click.option(
+    "--tracking-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where the images' trackers have their files, if not beside them.",
+)
 @json_option
 def protect(
     images: tuple[Path, ...],
@@ -39,6 +45,7 @@ def protect(
     block_size: int,
     keep: int,
     seed: Path | None,
+    tracking_dir: Path | None,
     as_json: bool,
     **rules: float | None,
 ) -> None:
@@ -53,7 +60,8 @@ def protect(
     policy = br.Policy.parse(given if given.keys() - {"min_age"} else {"last": keep, **given}) if given else None
     with meter() as progress:
         made = br.protect(
-            images, store, name=name, block_size=block_size, keep=keep, policy=policy, seed=seed, progress=progress
-        )
+            images, store, name=name, block_size=block_size, keep=keep, policy=policy, seed=seed,
+            tracking_dir=tracking_dir, progress=progress,
+        )  # fmt: skip
     assert made.last is not None
     show(made.last, lambda last: f"{name} is protected\n{describe(last)}", as_json=as_json)

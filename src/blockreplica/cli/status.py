@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from blockreplica import Status
 
 
+RATE_S = 0.25  #: over which the writes of a disk are counted
+
+
 def as_plain(status: Status) -> dict[str, Any]:
     """A relationship's status as JSON has it."""
     return {
@@ -55,9 +58,16 @@ def describe(one: dict[str, Any]) -> str:
     for disk in one["disks"]:
         sizes = [disk["size"], disk["dirty_bytes"], disk["log_bytes"]]
         shown = ["-" if size is None else units.format_size(size) for size in sizes]
-        tracking = disk["tracking"] + (" (its log failed)" if disk["log_failed"] else "")
-        rows.append((disk["index"], *shown, tracking, disk["path"]))
-    return "\n".join([*lines, columns(("DISK", "SIZE", "DIRTY", "LOG", "TRACKING", "IMAGE"), rows)])
+        tracking = disk["tracking"] if disk["pid"] is None else disk["state"]
+        rows.append((disk["index"], *shown, *pace(disk), tracking, disk["path"]))
+    header = ("DISK", "SIZE", "DIRTY", "LOG", "LAST CUT", "WRITES", "TRACKING", "IMAGE")
+    return "\n".join([*lines, columns(header, rows)])
+
+
+def pace(disk: dict[str, Any]) -> tuple[str, str]:
+    """How long ago a disk was cut, and how fast it is written."""
+    since, rate = disk["cut_age_seconds"], disk["writes_per_second"]
+    return "-" if since is None else units.format_duration(since), "-" if rate is None else f"{rate:.0f}/s"
 
 
 @click.command()
@@ -70,4 +80,4 @@ def status(name: str | None, as_json: bool) -> None:
     if name is None:
         show([as_plain(each.status()) for each in br.relationships()], describe_all, as_json=as_json)
     else:
-        show(as_plain(br.relationship(name).status()), describe, as_json=as_json)
+        show(as_plain(br.relationship(name).status(rate_over_s=RATE_S)), describe, as_json=as_json)

@@ -15,13 +15,18 @@ from ..replication import Group
 @dataclass(frozen=True, slots=True)
 class DiskState:
     """A disk, without moving anything. `tracking` is tracking, closed, changed, unclean, untracked, missing or
-    unreadable; what a kind can't tell is None."""
+    unreadable; what a kind can't tell is None. `tracker` is how the tracker is that has it open: tracking, bitmap only,
+    whole disk or critical; `writes` counts those since it was opened; `last_cut` is seconds since 1970."""
 
     size: int
     tracking: str
     dirty_bytes: int | None = None
     log_bytes: int | None = None
     log_failed: bool = False
+    tracker: str | None = None
+    pid: int | None = None
+    writes: int | None = None
+    last_cut: float | None = None
 
 
 class Kind(Protocol):

@@ -10,16 +10,20 @@ from uuid import UUID
 from ..errors import BlockReplicaError, NotFoundError
 from ..files import Files
 from ..replication import TrackedGroup
-from ..tracking import ImageSource, require_image
+from ..tracking import ImageSource, image_path, require_image
 from .base import DiskState
 
 
 class ImageFiles:
-    """Addresses are paths without a symbolic link left in them."""
+    """Addresses are paths without a symbolic link left in them, but for those of block devices. `tracking_dir`: where
+    the trackers' files are, if not beside the images."""
+
+    def __init__(self, tracking_dir: Path | None = None) -> None:
+        self._tracking_dir = tracking_dir
 
     def addresses(self, word: str) -> list[Path]:
         """The path."""
-        return [Path(word).resolve()]
+        return [image_path(word)]
 
     def name(self, address: Path) -> str:
         """The name of the file."""
@@ -35,20 +39,37 @@ class ImageFiles:
 
     def open(self, addresses: Sequence[Path], relationship: UUID, files: Files) -> TrackedGroup:
         """The images."""
-        return TrackedGroup.open(addresses, files)
+        return TrackedGroup.open(addresses, files, tracking_dir=self._tracking_dir)
 
     def states(self, addresses: Sequence[Path], relationship: UUID, files: Files) -> list[DiskState]:
         """What the tracker of each says, if it has one."""
-        return [_state(address, files) for address in addresses]
+        return [self._state(address, files) for address in addresses]
 
     def forget(self, addresses: Sequence[Path], relationship: UUID, files: Files) -> None:
         """Drop the cursors."""
         for address in addresses:
             try:
-                with ImageSource.open(address, files=files) as source:
+                with self._source(address, files) as source:
                     source.drop_cursor(relationship)
             except NotFoundError:
                 continue
+
+    def _source(self, path: Path, files: Files) -> ImageSource:
+        return ImageSource.open(path, files=files, tracking_dir=self._tracking_dir)
+
+    def _state(self, path: Path, files: Files) -> DiskState:
+        try:
+            with self._source(path, files) as source:
+                live, size = source.status(), source.size()
+        except BlockReplicaError as error:
+            return DiskState(0, "missing" if isinstance(error, NotFoundError) else "unreadable")
+        if live is None:
+            return DiskState(size, source.state)
+        return DiskState(
+            size, source.state, live.dirty_bytes, live.log_bytes, live.log_failed,
+            tracker="whole disk" if live.state == "whole image" else live.state, pid=live.pid, writes=live.writes,
+            last_cut=live.last_cut,
+        )  # fmt: skip
 
 
 def room_of(path: Path, files: Files) -> int:
@@ -56,15 +77,3 @@ def room_of(path: Path, files: Files) -> int:
     info = require_image(path)
     with files.open(path) as image:
         return image.size() if stat.S_ISBLK(info.st_mode) else info.st_blocks * 512
-
-
-def _state(path: Path, files: Files) -> DiskState:
-    try:
-        with ImageSource.open(path, files=files) as source:
-            live = source.status()
-            return DiskState(
-                source.size(), source.state, live.dirty_bytes if live else None,
-                live.log_bytes if live else None, bool(live and live.log_failed),
-            )  # fmt: skip
-    except BlockReplicaError as error:
-        return DiskState(0, "missing" if isinstance(error, NotFoundError) else "unreadable")

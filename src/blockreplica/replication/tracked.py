@@ -116,9 +116,11 @@ class TrackedGroup:
         self.sources = [TrackedDisk(image, files, log) for image in images]
 
     @classmethod
-    def open(cls, paths: Sequence[Path], files: Files, log: LogMode = "always") -> TrackedGroup:
+    def open(
+        cls, paths: Sequence[Path], files: Files, log: LogMode = "always", tracking_dir: Path | None = None
+    ) -> TrackedGroup:
         """Look at all images, which are to have that log mode from then on; errors as of `ImageSource.open`."""
-        return cls([ImageSource.open(path, files=files) for path in paths], files, log)
+        return cls([ImageSource.open(path, files=files, tracking_dir=tracking_dir) for path in paths], files, log)
 
     def prepare(self, known: Sequence[Sequence[Cursor]]) -> None:
         """A cut of trackers needs nothing beforehand."""

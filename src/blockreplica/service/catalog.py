@@ -21,7 +21,7 @@ from ..errors import NotFoundError, RefusedError, StateError, translated
 from ..protection import Definition
 from ..recovery.retention import Policy
 
-VERSION = 2
+VERSION = 3
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS relationship (
     name TEXT PRIMARY KEY, id TEXT NOT NULL UNIQUE, store TEXT NOT NULL, images TEXT NOT NULL,
@@ -29,6 +29,8 @@ CREATE TABLE IF NOT EXISTS relationship (
 ) STRICT
 """
 _SINCE_2 = "ALTER TABLE relationship ADD COLUMN policy TEXT"
+#: What came later stands in one JSON object, so that the next setting needs no other schema.
+_SINCE_3 = "ALTER TABLE relationship ADD COLUMN settings TEXT NOT NULL DEFAULT '{}'"
 
 
 def state_folder() -> Path:
@@ -55,12 +57,12 @@ class Catalog:
                 both = set(other.images) & set(definition.images)
                 if both and other.store == definition.store:
                     raise RefusedError(f"{min(both)}: is protected already, as {other.name!r}, to that store")
-            database.execute("INSERT INTO relationship VALUES (?, ?, ?, ?, ?, ?, ?, ?)", _row(definition))
+            database.execute("INSERT INTO relationship VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", _row(definition))
 
     def update(self, definition: Definition) -> None:
         """Replace a relationship's row."""
         with self._connected() as database:
-            database.execute("REPLACE INTO relationship VALUES (?, ?, ?, ?, ?, ?, ?, ?)", _row(definition))
+            database.execute("REPLACE INTO relationship VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", _row(definition))
 
     def remove(self, name: str) -> None:
         """Forget a relationship."""
@@ -110,10 +112,12 @@ class Catalog:
         if version < VERSION:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("BEGIN IMMEDIATE")
-            if database.execute("PRAGMA user_version").fetchone()[0] < VERSION:  # nobody else was faster
-                database.execute(_SCHEMA)
-                database.execute(_SINCE_2)
-                database.execute(f"PRAGMA user_version = {VERSION}")
+            found = database.execute("PRAGMA user_version").fetchone()[0]  # somebody else may have been faster
+            database.execute(_SCHEMA)
+            for since, change in ((2, _SINCE_2), (3, _SINCE_3)):
+                if found < since:
+                    database.execute(change)
+            database.execute(f"PRAGMA user_version = {VERSION}")
             database.execute("COMMIT")
 
 
@@ -122,19 +126,24 @@ def _row(definition: Definition) -> tuple[str | int | None, ...]:
     seed = str(definition.seed) if definition.seed else None
     row = definition.name, str(definition.id), str(definition.store), images, definition.keep, seed
     policy = json.dumps(asdict(definition.policy)) if definition.policy else None
-    return *row, _digest(row, policy), policy
+    settings = json.dumps({"tracking_dir": str(definition.tracking_dir)} if definition.tracking_dir else {})
+    return *row, _digest(row, policy, settings), policy, settings
 
 
 def _definition(row: tuple[Any, ...]) -> Definition:
-    name, identity, store, images, keep, seed, digest, policy = row
-    if digest != _digest(row[:6], policy):  # SQLite has no checksums; a flipped bit in `keep` would prune good points
+    name, identity, store, images, keep, seed, digest, policy, text = row
+    # SQLite has no checksums; a flipped bit in `keep` would prune good points
+    if digest != _digest(row[:6], policy, text):
         raise ValueError(f"the row of {name!r} does not match its digest")
+    settings = json.loads(text)
     return Definition(
         id=UUID(identity), name=name, images=tuple(map(Path, json.loads(images))), store=Path(store), keep=keep,
         seed=Path(seed) if seed else None, policy=Policy.parse(json.loads(policy)) if policy else None,
+        tracking_dir=Path(settings["tracking_dir"]) if "tracking_dir" in settings else None,
     )  # fmt: skip
 
 
-def _digest(row: tuple[Any, ...], policy: str | None) -> str:
-    row = (*row, policy) if policy else row  # version 1 had none
+def _digest(row: tuple[Any, ...], policy: str | None, settings: str) -> str:
+    """As the version had it that knew no more than what is there."""
+    row = (*row, *([policy] if policy else []), *([settings] if settings != "{}" else []))
     return hashlib.sha256(json.dumps(row).encode()).hexdigest()

@@ -18,15 +18,17 @@ PathLike = str | os.PathLike[str]
 
 def protect(
     images: PathLike | Sequence[PathLike], store: PathLike, *, name: str, block_size: int = DEFAULT_BLOCK_SIZE,
-    keep: int = DEFAULT_KEEP, policy: Policy | None = None, seed: PathLike | None = None, progress: Progress = SILENT,
+    keep: int = DEFAULT_KEEP, policy: Policy | None = None, seed: PathLike | None = None,
+    tracking_dir: PathLike | None = None, progress: Progress = SILENT,
 ) -> Relationship:  # fmt: skip
     """Replicate images into a store from now on: checks, then the initial replication (`.last` tells of it).
 
-    All images are cut together. Interrupted, the same call goes on where it was. RefusedError when the name or the
-    images are taken, the store is not one, or an image lies in it; NoSpaceError when it has too little room.
+    All images are cut together. Interrupted, the same call goes on where it was. `tracking_dir`: where their trackers
+    keep logs and tracking files, if not beside them. RefusedError when the name or the images are taken, the store is
+    not one, or an image lies in it; NoSpaceError when it has too little room.
     """
     listed = [images] if isinstance(images, str | os.PathLike) else list(images)
-    definition = define(listed, store, name=name, keep=keep, seed=seed, policy=policy)
+    definition = define(listed, store, name=name, keep=keep, seed=seed, policy=policy, tracking_dir=tracking_dir)
     new_replica(definition, block_size)  # what is wrong with it is said before anything is made
     catalog = Catalog()
     held = _interrupted(catalog, definition)
@@ -83,7 +85,7 @@ def _interrupted(catalog: Catalog, wanted: Definition) -> Definition | None:
         held = catalog.get(wanted.name)
     except NotFoundError:
         return None
-    if (held.images, held.store) != (wanted.images, wanted.store):
+    if (held.images, held.store, held.tracking_dir) != (wanted.images, wanted.store, wanted.tracking_dir):
         raise RefusedError(f"relationship {held.name!r}: exists already, for other images; choose another --name")
     try:
         begun = DirectoryStore(held.store).replica(held.name).state().epoch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .group import cut_together
 from .image import TrackedImage, track
+from .names import image_path
 from .source import ImageSource, require_image
 from .types import Cut, EpochRecord, Identity, LogMode, TrackingStatus
 
@@ -16,6 +17,7 @@ __all__ = [
     "TrackedImage",
     "TrackingStatus",
     "cut_together",
+    "image_path",
     "require_image",
     "track",
 ]

@@ -28,6 +28,7 @@ from ..files import FILES
 from .control import Control, GoneError
 from .names import Names
 from .native import typed
+from .source import require_image
 from .types import LogMode, TrackingStatus
 
 PLUGIN = Path(__file__).resolve().parent.parent / "_nbdkit.so"
@@ -166,7 +167,7 @@ def export(
     """
     program = require_nbdkit()
     names = Names.of(path, tracking_dir)
-    _require_image(names)
+    require_image(names.image)
     names.claim(FILES)
     names.refuse_confusion(FILES)
     _refuse_second(names)
@@ -197,13 +198,6 @@ def require_nbdkit() -> str:
             "installed; on Debian: apt install nbdkit nbdkit-plugin-dev, then install blockreplica again"
         )
     return program
-
-
-def _require_image(names: Names) -> None:
-    with translated(names.image, "opening"):
-        mode = os.stat(names.image).st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
-        raise RefusedError(f"{names.image}: is no disk image; wanted a regular file or a block device")
 
 
 def _refuse_second(names: Names) -> None:
