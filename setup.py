@@ -58,8 +58,8 @@ native = Extension(
 plugin = Extension(
     "blockreplica._nbdkit",
     sources=[one for one in native.sources if not os.path.basename(one).startswith(("py_", "module"))]
-    + ["native/nbdkit/plugin.c"],
-    depends=native.depends,
+    + sorted(glob("native/nbdkit/*.c")),
+    depends=native.depends + sorted(glob("native/nbdkit/*.h")),
     include_dirs=["native"],
     extra_compile_args=flags,
     extra_link_args=native.extra_link_args,

@@ -1,7 +1,7 @@
 /* The nbdkit plugin: an NBD front of the tracker.
  *
  *     nbdkit -f -U vm.sock _nbdkit.so image=/path/vm.img [tracking-dir=DIR] [log-limit=BYTES] [log=always]
- *            [remove=PATH ...]
+ *            [outlive=true] [remove=PATH ...]
  *
  * nbdkit may fork into the background, and locks and threads belong to a process: the image is opened after
  * that, and closed, which seals its log, when the last connection has ended. Whoever started nbdkit may have
@@ -20,11 +20,13 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "../control.h"
 #include "../tracker_text.h"
+#include "hangup.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 
@@ -36,7 +38,7 @@ static size_t removed_count;
 static struct br_options options;
 static struct br_tracker *tracker;
 static struct br_control *control;
-static bool tells_extents;
+static bool tells_extents, outlive;
 static _Atomic int64_t complained; /* second of the last error that was told */
 
 static int take_path(char **path, const char *value) {
@@ -63,6 +65,11 @@ static int plugin_config(const char *key, const char *value) {
         int64_t limit = nbdkit_parse_size(value);
         options.log_limit = limit < 0 ? 0 : (uint64_t)limit;
         return limit < 0 ? -1 : 0;
+    }
+    if (strcmp(key, "outlive") == 0) {
+        int value_is = nbdkit_parse_bool(value);
+        outlive = value_is > 0;
+        return value_is < 0 ? -1 : 0;
     }
     if (strcmp(key, "remove") == 0 && removed_count < most_removed)
         return take_path(&removed[removed_count++], value);
@@ -123,6 +130,8 @@ static void tell_failure(const struct br_failure *failure) {
 static int plugin_after_fork(void) {
     struct br_failure failure;
     const char *name;
+    if (outlive) /* nbdkit in the foreground wants to end with its parent, even when it is not told so */
+        prctl(PR_SET_PDEATHSIG, 0);
     char room[strlen(image) + 1];
     strcpy(room, image);
     const char *folder = split_path(room, &name);
@@ -139,6 +148,12 @@ static int plugin_after_fork(void) {
     }
     bool hole;
     uint64_t run;
+    error = br_hangup_start();
+    if (error) {
+        errno = error;
+        nbdkit_error("listening for signals: %m");
+        return -1;
+    }
     tells_extents = br_tracker_size(tracker) && br_tracker_extent(tracker, 0, 1, &hole, &run) == 0;
     return 0;
 }
@@ -146,6 +161,7 @@ static int plugin_after_fork(void) {
 /* Also behind an after_fork that failed, and when nbdkit is told to end before it served. */
 static void close_tracker(void) {
     struct br_failure failure;
+    br_hangup_stop();
     if (control)
         br_control_free(control);
     control = NULL;
@@ -307,6 +323,7 @@ static struct nbdkit_plugin plugin = {
                    "tracking-dir=DIR   where its tracking file and logs are\n"
                    "log-limit=SIZE     of one epoch's log\n"
                    "log=always         keep a change log\n"
+                   "outlive=BOOL       do not end with the parent process\n"
                    "remove=PATH        remove this file at the end",
     .magic_config_key = "image",
     .after_fork = plugin_after_fork,

@@ -226,7 +226,7 @@ class Relationship:
                 state.pid,
                 None if state.last_cut is None else max(0.0, time.time() - state.last_cut),
                 rates[index] if rates else None,
-            )  # fmt: skip
+            )
             for index, (path, state) in enumerate(zip(self.definition.images, states, strict=True))
         ]
 

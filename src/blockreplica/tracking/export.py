@@ -175,11 +175,11 @@ def export(
     _clear(place)
     pid_path = Path(os.path.abspath(pid_file)) if pid_file is not None else None
     server = [program, "-f", *place.arguments(), *(["-r"] if read_only else [])]
-    if not detach and threading.current_thread() is threading.main_thread():
-        server.append("--exit-with-parent")  # the system means by this the end of the thread that began it
     plugin = [str(PLUGIN), f"image={names.image}", f"log-limit={log_limit or 0}"]
     plugin += [f"log={log}"] if log is not None else []
     plugin += [f"tracking-dir={names.folder}"] if names.apart else []
+    if detach or threading.current_thread() is not threading.main_thread():
+        plugin.append("outlive=true")  # or it would end with the thread that began it: the system means that by a parent
     plugin += [f"remove={leftover}" for leftover in (place.socket, pid_path) if leftover is not None]
     begun = _start([*server, *plugin], place, names, detach=detach)
     if pid_path is not None:

@@ -1,0 +1,187 @@
+"""Syncs of images that exports serve: the delta of a cut under load is the image at that cut (rules 4 and 5)."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+import blockreplica as br
+from blockreplica.errors import RefusedError
+from blockreplica.tracking import ImageSource
+from tracking.helpers import replay
+
+from .conftest import MIB, SIZE
+from .tools import fio, need, qemu_io
+
+Serve = Callable[..., br.Export]
+
+
+def test_a_point_is_the_image_at_the_cut_while_fio_goes_on_writing(image: Path, tmp_path: Path, serve: Serve) -> None:
+    """The logs that the sync replays are kept by another target's cursor, and say what the image was at each cut."""
+    need("fio")
+    served = serve(image, log_limit=1 << 30)
+    vm = br.protect(image, tmp_path / "store", name="vm")
+    first = ImageSource.open(image).cut()
+    assert first is not None
+    ImageSource.open(image).begin_cursor(UUID(int=1), first.epoch)
+    load = ["--name=load", "--rw=randwrite", "--bs=4k", "--iodepth=8", "--io_size=16M", "--rate_iops=2000"]
+    writer = threading.Thread(target=fio, args=(served.uri, *load))  # under half of the disk, or a resync is cheaper
+    writer.start()
+    while served.status().writes < 100:
+        threading.Event().wait(0.01)
+    done = [vm.sync() for _ in range(3)]
+    assert writer.is_alive(), "the cuts were not made under load"
+    writer.join()
+    assert served.status().state == "tracking"
+    served.close()
+    done.append(vm.sync())
+    assert [one.action for one in done] == ["delta"] * 4, [one.reason for one in done]
+    content = bytearray(SIZE)
+    epoch = first.epoch
+    records = ImageSource.open(image).records(epoch, epoch + 4)
+    for one, record in zip(done, records, strict=True):
+        content = replay([record.log], content)
+        vm.replica.recover(one.point, tmp_path / "out.img", force=True)
+        assert (tmp_path / "out.img").read_bytes() == content
+    assert content == image.read_bytes()
+
+
+COUNTER = """
+import ctypes, struct, sys
+lib = ctypes.CDLL("libnbd.so.0")
+lib.nbd_create.restype = ctypes.c_void_p
+def connect(uri):
+    nbd = ctypes.c_void_p(lib.nbd_create())
+    assert lib.nbd_connect_uri(nbd, uri.encode()) == 0
+    return nbd
+disks = [connect(uri) for uri in sys.argv[1:]]
+print("ready", flush=True)
+import select
+number = 0
+while not select.select([sys.stdin], [], [], 0)[0]:
+    number += 1
+    for nbd in disks:
+        data = struct.pack("<Q", number)
+        assert lib.nbd_pwrite(nbd, data, ctypes.c_size_t(8), ctypes.c_uint64(0), ctypes.c_uint32(0)) == 0
+print(number, flush=True)
+"""
+
+
+def test_no_point_of_two_disks_shows_the_second_ahead_of_the_first(tmp_path: Path, serve: Serve) -> None:
+    """Rule 4: a guest writes a counter to disk A, then to disk B; each disk has an export process of its own."""
+    if subprocess.run([sys.executable, "-c", "import ctypes; ctypes.CDLL('libnbd.so.0')"]).returncode:
+        pytest.skip("libnbd.so.0 is missing")
+    images = [tmp_path / "a.img", tmp_path / "b.img"]
+    for path in images:
+        path.write_bytes(bytes(MIB))
+    served = [serve(path, log_limit=1 << 30) for path in images]
+    vm = br.protect(images, tmp_path / "store", name="vm")
+    guest = subprocess.Popen([sys.executable, "-c", COUNTER, *(one.uri for one in served)], stdin=-1, stdout=-1)
+    assert guest.stdout is not None
+    try:
+        assert guest.stdout.readline() == b"ready\n"
+        points = [vm.sync() for _ in range(10)]
+    finally:
+        out, _ = guest.communicate(b"\n", timeout=60)
+    points.append(vm.sync())
+    assert {one.action for one in points} == {"delta"}
+    seen = []
+    for one in points:
+        pair = [struct.unpack("<Q", vm.replica.read(one.point, 0, 8, disk=disk))[0] for disk in (0, 1)]
+        assert pair[1] <= pair[0] <= pair[1] + 1
+        seen.append(pair[0])
+    print(seen)
+    assert seen == sorted(seen)
+    assert seen[-1] == int(out)
+    assert len(set(seen)) > 3, "the counter stood still: nothing was proved"
+
+
+def test_a_tracking_folder_has_all_that_a_tracker_writes(image: Path, tmp_path: Path, serve: Serve) -> None:
+    folder = tmp_path / "tracking"
+    folder.mkdir()
+    served = serve(image, tracking_dir=folder)
+    vm = br.protect(image, tmp_path / "store", name="vm", tracking_dir=folder)
+    qemu_io(served.uri, "write -P 5 1M 1M")
+    assert {path.name for path in folder.iterdir()} >= {"vm.img.hrl", "vm.img.nbd", "vm.img.control", "vm.img.tracking"}
+    assert br.relationship("vm").sync().action == "delta"
+    status = vm.status(rate_over_s=0.01).disks[0]
+    assert (status.state, status.pid, status.tracking) == ("tracking", served.pid, "tracking")
+    assert status.writes_per_second == 0
+    assert status.cut_age_seconds is not None
+    served.close()
+    with br.track(image, tracking_dir=folder) as tracked:
+        assert tracked.status().found == "closed"
+        tracked.pwrite(b"x", 0)
+    assert br.relationship("vm").sync().action == "delta"
+    assert br.relationship("vm").status().disks[0].state == "not tracked"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("vm.img")] == ["vm.img"]
+    vm.replica.recover(None, tmp_path / "out.img")
+    assert (tmp_path / "out.img").read_bytes() == image.read_bytes()
+    br.unprotect("vm")
+
+
+def test_two_images_of_one_name_do_not_share_a_tracking_folder(image: Path, tmp_path: Path, serve: Serve) -> None:
+    """Or the logs of one would be applied to the replica of the other."""
+    folder, other = tmp_path / "tracking", tmp_path / "other" / "vm.img"
+    folder.mkdir()
+    other.parent.mkdir()
+    other.write_bytes(bytes(MIB))
+    serve(image, tracking_dir=folder).close()
+    for use in (
+        lambda: serve(other, tracking_dir=folder),
+        lambda: br.track(other, tracking_dir=folder),
+        lambda: ImageSource.open(other, tracking_dir=folder),
+    ):
+        with pytest.raises(RefusedError, match=str(image)):
+            use()
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[Path]:
+    """A loop device over a file of 16 MiB."""
+    need("losetup")
+    if os.geteuid() != 0:
+        pytest.skip("needs root for a loop device")
+    backing = tmp_path / "backing"
+    backing.touch()
+    os.truncate(backing, 16 * MIB)
+    made = subprocess.run(["losetup", "--find", "--show", backing], capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"no loop device: {made.stderr.strip()}")
+    yield Path(made.stdout.strip())
+    subprocess.run(["losetup", "--detach", made.stdout.strip()], check=True)
+
+
+def test_a_block_device_is_served_cut_and_synced_and_its_growth_noticed(
+    device: Path, tmp_path: Path, serve: Serve
+) -> None:
+    """Rule 7. After a reopen nothing proves that nobody wrote a device: the sync compares."""
+    folder = tmp_path / "tracking"
+    folder.mkdir()
+    served = serve(device, tracking_dir=folder)
+    vm = br.protect(device, tmp_path / "store", name="vm", tracking_dir=folder)
+    qemu_io(served.uri, "write -P 5 1M 1M", "discard 1M 64k", "write -z 1200k 64k", "write -P 6 15M 1M")
+    assert vm.sync().action == "delta"
+    served.close()
+    os.truncate(tmp_path / "backing", 20 * MIB)
+    subprocess.run(["losetup", "--set-capacity", device], check=True)
+    served = serve(device, tracking_dir=folder)
+    assert served.status().size == 20 * MIB
+    qemu_io(served.uri, "write -P 7 19M 1M")
+    done = vm.sync()
+    assert done.action in ("resync", "partial-resync")
+    qemu_io(served.uri, "write -P 8 0 64k")
+    assert vm.sync().action == "delta"
+    served.close()
+    vm.replica.recover(None, tmp_path / "out.img")
+    with open(device, "rb") as file:
+        assert (tmp_path / "out.img").read_bytes() == file.read()
+    assert vm.points()[-1].disks[0].size == 20 * MIB
