@@ -179,7 +179,7 @@ def export(
     plugin += [f"log={log}"] if log is not None else []
     plugin += [f"tracking-dir={names.folder}"] if names.apart else []
     if detach or threading.current_thread() is not threading.main_thread():
-        plugin.append("outlive=true")  # or it would end with the thread that began it: the system means that by a parent
+        plugin.append("outlive=true")  # or it would end with the thread that began it, which the system means by parent
     plugin += [f"remove={leftover}" for leftover in (place.socket, pid_path) if leftover is not None]
     begun = _start([*server, *plugin], place, names, detach=detach)
     if pid_path is not None:
