@@ -5,7 +5,8 @@
 #include "py_module.h"
 
 static int execute(PyObject *module) {
-    if (br_add_kernels(module) < 0 || br_add_hrl(module) < 0 || br_add_tracker(module) < 0)
+    if (br_add_kernels(module) < 0 || br_add_hrl(module) < 0 || br_add_tracker(module) < 0 ||
+        br_add_overlay(module) < 0)
         return -1;
     return 0;
 }

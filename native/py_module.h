@@ -5,6 +5,7 @@
 int br_add_kernels(PyObject *module);
 int br_add_hrl(PyObject *module);
 int br_add_tracker(PyObject *module);
+int br_add_overlay(PyObject *module);
 
 /* Parts of br_add_kernels. */
 int br_add_bitmaps(PyObject *module);

@@ -78,6 +78,25 @@ def hrl_salvage(fd: int, header: Buffer, limit: int, budget: int, state: Buffer)
 def hrl_encode(header: Buffer, rows: Buffer, data: Buffer, stamps: Buffer, out: Buffer) -> None: ...
 def hrl_block(header: Buffer, block: Buffer, distance: int, number: int, entries: int) -> None: ...
 
+# --- a recovery point (native/py_overlay.c); native/overlay.h says what each does. Its twin is stores/point_reader.py.
+
+class Overlay:
+    def __new__(
+        cls,
+        folder: str | PathLike[str],
+        *,
+        epoch: int,
+        newest: int,
+        size: int,
+        block_size: int,
+        seed: int,
+        table_key: int,
+        most_open: int = 0,
+    ) -> Overlay: ...
+    def pread_into(self, buffer: Buffer, offset: int) -> None: ...
+    def extent(self, offset: int, length: int) -> tuple[bool, int]: ...
+    def close(self) -> None: ...
+
 # --- the tracker (native/py_tracker.c), for tracking/ through kernels.py. native/tracker.h says what each does.
 
 class TrackerFailure(Exception):

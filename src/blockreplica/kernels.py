@@ -49,6 +49,7 @@ _OTHERS = (
 )
 
 if TYPE_CHECKING:
+    from ._native import Overlay as Overlay
     from ._native import Tracker as Tracker
     from ._native import TrackerFailure as TrackerFailure
     from ._native import bitmap_clear as bitmap_clear
@@ -121,8 +122,8 @@ globals().update(_functions)
 
 
 def __getattr__(name: str) -> Any:
-    """The tracker, which has no twin: it comes from the C core, whichever kernels serve."""
-    if name not in ("Tracker", "TrackerFailure"):
+    """What has no twin among the kernels: it comes from the C core, whichever serve."""
+    if name not in ("Overlay", "Tracker", "TrackerFailure"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from . import _native
 

@@ -33,8 +33,8 @@ from ..manifest import (
     decode,
 )
 from .clock import Clock, advanced, this_instant
-from .layout import STORE_MARK, ReplicaLayout
-from .point_reader import PointReader
+from .layout import STORE_MARK, ReplicaLayout, table_key
+from .point_reader import PointPlace, PointReader
 from .pruning import Pruned, Pruner, chain, gate, read_pruning
 from .records import copy_of, read_record, record_errors, write_record
 from .session import Session, read_pending, write_state
@@ -190,6 +190,16 @@ class Replica:
         except BaseException:
             lease.close()
             raise
+
+    def place(self, point: PointRecord, disk: int) -> PointPlace:
+        """Where one disk of a point is and what proves it, for the C overlay; the caller holds a lease."""
+        if not 0 <= disk < len(point.disks):
+            raise NotFoundError(f"point {point.id}: has no disk {disk}; it has 0 to {len(point.disks) - 1}")
+        return PointPlace(
+            folder=self.layout.disk(disk).folder, epoch=point.epoch, newest=self.state().epoch,
+            size=point.disks[disk].size, block_size=self.record.block_size, seed=self.record.seed,
+            table_key=table_key(self.record.relationship, disk),
+        )  # fmt: skip
 
     def lease(self, point: PointRecord) -> File:
         """Keep a point, and all newer ones, from being pruned until this is closed; NotFoundError: it is pruned."""

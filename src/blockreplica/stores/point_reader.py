@@ -8,12 +8,14 @@ is ever needed to read.
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import kernels
 from ..checksums import ENTRY_SIZE, PAGE_ENTRIES, ChecksumTable, block_count, proved
 from ..errors import DamageError, NotFoundError
 from ..extents import Extent
@@ -22,10 +24,30 @@ from ..manifest import PointRecord, ReplicaRecord
 from .layout import DiskLayout, table_key
 from .undo_index import KNOWN, ZEROS, UndoIndex
 
+if TYPE_CHECKING:
+    from ..kernels import Overlay
+
 Array = NDArray[Any]
 _TABLE_TRIES = 8  # a page read while it is being written fails its CRC; the next read sees it whole
 _OPEN_LOGS = 64
 LOST, DAMAGED, TRUSTED = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class PointPlace:
+    """What finds and proves one disk of one point; all that the C overlay (native/overlay.h) needs to read it."""
+
+    folder: Path
+    epoch: int
+    newest: int
+    size: int
+    block_size: int
+    seed: int
+    table_key: int
+
+    def overlay(self, *, most_open: int = 0) -> Overlay:
+        """The C twin of PointReader, which hands out nothing that it has not proved. OSError where that can't be."""
+        return kernels.Overlay(**asdict(self), most_open=most_open)
 
 
 class PointReader:
