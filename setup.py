@@ -4,8 +4,10 @@ The extension is built for the stable ABI of CPython 3.11, so one wheel serves e
 checksum kernels need `xxhash.h` (Debian: libxxhash-dev); without that header the extension builds all the
 same, and the Python package xxhash computes the checksums.
 
-The nbdkit plugin `_nbdkit.so` is the same C core without any Python; it is built where nbdkit's header is
-(Debian: nbdkit-plugin-dev) and left out elsewhere: `blockreplica export` then says what is missing.
+The nbdkit plugins `_nbdkit.so` (a tracked image) and `_nbdpoint.so` (a recovery point) are the same C core
+without any Python; they are built where nbdkit's header is
+(Debian: nbdkit-plugin-dev) and left out elsewhere: `blockreplica export`
+and `serve-point` then say what is missing.
 """
 
 from __future__ import annotations
@@ -55,17 +57,23 @@ native = Extension(
     py_limited_api=True,
 )
 
-plugin = Extension(
-    "blockreplica._nbdkit",
-    sources=[one for one in native.sources if not os.path.basename(one).startswith(("py_", "module"))]
-    + sorted(glob("native/nbdkit/*.c")),
-    depends=native.depends + sorted(glob("native/nbdkit/*.h")),
-    include_dirs=["native"],
-    extra_compile_args=flags,
-    extra_link_args=native.extra_link_args,
-    py_limited_api=True,
-    optional=True,
-)
+
+def nbdkit_plugin(name: str, folder: str) -> Extension:
+    """A plugin: the C core without any Python, and the folder's own files."""
+    return Extension(
+        f"blockreplica.{name}",
+        sources=[one for one in native.sources if not os.path.basename(one).startswith(("py_", "module"))]
+        + sorted({*glob(f"native/{folder}/*.c"), "native/nbdkit/hangup.c"}),
+        depends=native.depends + sorted(glob("native/nbd*/*.h")),
+        include_dirs=["native"],
+        extra_compile_args=flags,
+        extra_link_args=native.extra_link_args,
+        py_limited_api=True,
+        optional=True,
+    )
+
+
+plugins = [nbdkit_plugin("_nbdkit", "nbdkit"), nbdkit_plugin("_nbdpoint", "nbdpoint")]
 
 
 class Build(build_ext):
@@ -73,17 +81,17 @@ class Build(build_ext):
 
     def build_extensions(self) -> None:
         if not self._has_nbdkit():
-            print("nbdkit-plugin.h is missing: built without the nbdkit plugin, `blockreplica export` will not work")
-            self.extensions = [one for one in self.extensions if one is not plugin]
+            print("nbdkit-plugin.h is missing: built without the plugins: `export` and `serve-point` will not work")
+            self.extensions = [one for one in self.extensions if one not in plugins]
         super().build_extensions()
 
     def get_ext_filename(self, fullname: str) -> str:
-        if fullname.rpartition(".")[2] == "_nbdkit":
+        if fullname.rpartition(".")[2] in ("_nbdkit", "_nbdpoint"):
             return os.path.join(*fullname.split(".")) + ".so"
         return super().get_ext_filename(fullname)
 
     def get_export_symbols(self, ext: Extension) -> list[str]:
-        return [] if ext is plugin else super().get_export_symbols(ext)
+        return [] if ext in plugins else super().get_export_symbols(ext)
 
     def _has_nbdkit(self) -> bool:
         if os.environ.get("BLOCKREPLICA_NO_NBDKIT_H"):
@@ -104,4 +112,4 @@ class Build(build_ext):
 
 if sys.platform != "linux":
     sys.exit("blockreplica runs on Linux only")
-setup(ext_modules=[native, plugin], cmdclass={"bdist_wheel": AbiWheel, "build_ext": Build})
+setup(ext_modules=[native, *plugins], cmdclass={"bdist_wheel": AbiWheel, "build_ext": Build})

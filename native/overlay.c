@@ -67,9 +67,9 @@ static int open_log(struct br_overlay *overlay, struct br_part *part, struct br_
     int error = part->log ? br_pool_get(&overlay->pool, part->log) : 0;
     if (!error)
         return 0;
-    br_trouble(trouble, EIO, "undo/%s: %s; points before its epoch can't be read where it changed the disk",
+    br_trouble(trouble, error, "undo/%s: %s; points before its epoch can't be read where it changed the disk",
                part->log->name, error == ENOENT ? "the undo log is missing" : strerror(error));
-    return error == ENOENT ? EIO : error;
+    return error == ENOENT ? ESTALE : error;
 }
 
 static void put_logs(struct br_overlay *overlay, struct br_answer *answer, size_t count) {
@@ -199,15 +199,17 @@ static int read_blocks(struct br_overlay *overlay, uint8_t *data, uint64_t start
         return ENOMEM;
     struct br_trouble trouble;
     int error = EBADMSG;
-    for (int left = tries; left && error == EBADMSG; left--) {
+    for (int left = tries; left && (error == EBADMSG || error == ESTALE); left--) {
         trouble.text[0] = 0;
         error = read_once(overlay, &answer, data, &trouble);
+        if (error == ESTALE && br_overlay_renew(overlay) != 0)
+            error = ENOMEM;
     }
     free(answer.sums);
     free(answer.parts);
     if (error)
         br_overlay_tell(overlay, &trouble);
-    return error == EBADMSG ? EIO : error;
+    return error == EBADMSG || error == ESTALE ? EIO : error;
 }
 
 static bool copy_cached(struct br_overlay *overlay, uint64_t block, uint8_t *data, size_t within,
@@ -301,7 +303,7 @@ static int open_files(struct br_overlay *overlay, struct br_trouble *trouble) {
     size_t most = overlay->point.most_open ? overlay->point.most_open : 256;
     br_pool_init(&overlay->pool, overlay->undo_folder, most);
     error = br_overlay_refresh(overlay, trouble);
-    uint64_t next = overlay->point.epoch + overlay->undo_count + 1;
+    uint64_t next = br_overlay_next_epoch(overlay);
     if (!error && next <= overlay->point.newest)
         error =
             br_trouble(trouble, EIO,
@@ -359,6 +361,9 @@ int br_overlay_open(const struct br_point *point, struct br_overlay **result) {
 void br_overlay_close(struct br_overlay *overlay) {
     for (size_t i = 0; i < overlay->undo_count; i++)
         br_undo_free(&overlay->pool, overlay->undos[i]);
+    for (size_t i = 0; i < overlay->retired_count; i++)
+        br_undo_free(&overlay->pool, overlay->retired[i]);
+    free(overlay->retired);
     br_pool_close(&overlay->pool);
     for (size_t i = 0; overlay->maps && i < overlay->map_count; i++)
         br_map_clear(overlay->maps + i);

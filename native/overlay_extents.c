@@ -10,7 +10,7 @@
 #include "overlay_parts.h"
 #include "table.h"
 
-enum { most_windows = 64 };
+enum { most_windows = 64, tries = 3 };
 
 static uint64_t down(uint64_t value, uint64_t unit) {
     return value - value % unit;
@@ -104,35 +104,45 @@ static int judge(struct br_overlay *overlay, uint64_t start, bool *result, struc
     return error;
 }
 
-int br_overlay_extent(struct br_overlay *overlay, uint64_t offset, uint64_t length, bool *hole,
-                      uint64_t *run) {
-    uint64_t each = overlay->point.block_size, at = down(offset, each), end = offset + length;
-    struct br_trouble trouble = {""};
-    int error = 0;
-    bool first = true, one = false;
+static int look(struct br_overlay *overlay, uint64_t offset, uint64_t end, bool *hole, uint64_t *run,
+                struct br_trouble *trouble) {
+    uint64_t each = overlay->point.block_size, at = down(offset, each);
     uint64_t left = most_windows * (overlay->window_size / each);
-    if (offset > overlay->point.size || length > overlay->point.size - offset)
-        return EINVAL;
+    int error = 0;
+    bool first = true;
+    *hole = false;
     while (at < end && left-- && !error) {
         uint64_t quiet = at, behind = at + each;
-        if (first || one)
-            error = quiet_until(overlay, at, end, &quiet, &trouble);
+        if (first || *hole)
+            error = quiet_until(overlay, at, end, &quiet, trouble);
         bool found = quiet >= end || down(quiet, each) > at;
         if (found)
             behind = quiet >= end ? end : down(quiet, each);
         else if (!error)
-            error = judge(overlay, at, &found, &trouble);
-        if (error || (!first && found != one))
+            error = judge(overlay, at, &found, trouble);
+        if (error || (!first && found != *hole))
             break;
-        one = found;
+        *hole = found;
         first = false;
         at = behind;
     }
-    if (error && first) {
-        br_overlay_tell(overlay, &trouble);
-        return error;
-    }
-    *hole = one;
     *run = br_least(at, end) - offset;
-    return 0;
+    return first ? error : 0;
+}
+
+int br_overlay_extent(struct br_overlay *overlay, uint64_t offset, uint64_t length, bool *hole,
+                      uint64_t *run) {
+    if (offset > overlay->point.size || length > overlay->point.size - offset)
+        return EINVAL;
+    struct br_trouble trouble;
+    int error = ESTALE;
+    for (int left = tries; left && error == ESTALE; left--) {
+        trouble.text[0] = 0;
+        error = look(overlay, offset, offset + length, hole, run, &trouble);
+        if (error == ESTALE && br_overlay_renew(overlay) != 0)
+            error = ENOMEM;
+    }
+    if (error)
+        br_overlay_tell(overlay, &trouble);
+    return error == ESTALE ? EIO : error;
 }

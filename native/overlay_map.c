@@ -175,7 +175,28 @@ static int append(struct br_overlay *overlay, struct br_undo *undo) {
     return 0;
 }
 
-/* Each epoch after the first has an index, so the first gap is the end. */
+uint64_t br_overlay_next_epoch(const struct br_overlay *overlay) {
+    size_t count = overlay->undo_count;
+    return (count ? overlay->undos[count - 1]->last : overlay->point.epoch) + 1;
+}
+
+int br_overlay_renew(struct br_overlay *overlay) {
+    pthread_mutex_lock(&overlay->lock);
+    size_t count = overlay->retired_count + overlay->undo_count;
+    struct br_undo **retired = realloc(overlay->retired, (count + 1) * sizeof *retired);
+    if (retired) {
+        memcpy(retired + overlay->retired_count, overlay->undos, overlay->undo_count * sizeof *retired);
+        overlay->retired = retired;
+        overlay->retired_count = count;
+        overlay->undo_count = 0;
+        for (size_t i = 0; i < overlay->map_count; i++)
+            br_map_clear(overlay->maps + i);
+    }
+    pthread_mutex_unlock(&overlay->lock);
+    return retired ? 0 : ENOMEM;
+}
+
+/* Each index tells which epoch comes after it, so the first gap is the end. */
 int br_overlay_refresh(struct br_overlay *overlay, struct br_trouble *trouble) {
     for (;;) {
         size_t count = overlay->undo_count;
@@ -183,17 +204,18 @@ int br_overlay_refresh(struct br_overlay *overlay, struct br_trouble *trouble) {
         if (error)
             return error;
         struct br_undo *undo = NULL;
-        error = br_undo_open(&overlay->pool, overlay->point.epoch + count + 1, &undo, trouble);
+        uint64_t next = br_overlay_next_epoch(overlay);
+        error = br_undo_open(&overlay->pool, next, &undo, trouble);
         if (error == ENOENT)
             return 0;
         if (!error && count) /* it was sealed before that one began */
             error = br_undo_refresh(&overlay->pool, overlay->undos[count - 1], trouble);
         if (!error)
             error = append(overlay, undo);
-        if (error && overlay->undo_count == count && undo)
+        if (error && undo)
             br_undo_free(&overlay->pool, undo);
         if (error)
-            return br_trouble(trouble, error, "undo index %06llu: %s",
-                              (unsigned long long)(overlay->point.epoch + count + 1), strerror(error));
+            return br_trouble(trouble, error, "undo/%06llu.index: %s", (unsigned long long)next,
+                              strerror(error));
     }
 }

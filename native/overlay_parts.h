@@ -63,6 +63,8 @@ struct br_overlay {
     struct br_pool pool;
     struct br_undo **undos; /* those of the epochs behind the point, in order; only the last may be growing */
     size_t undo_count, undo_room;
+    struct br_undo **retired; /* those that were merged since; somebody may be reading their logs */
+    size_t retired_count;
     struct br_map *maps;
     size_t map_count;
     struct br_map scratch;
@@ -77,6 +79,10 @@ static inline uint64_t br_least(uint64_t a, uint64_t b) {
     return a < b ? a : b;
 }
 
+/* Logs were merged: begin anew with the indexes there are. Takes the lock itself. */
+int br_overlay_renew(struct br_overlay *overlay);
+/* The epoch behind those that the indexes undo. */
+uint64_t br_overlay_next_epoch(const struct br_overlay *overlay);
 /* See all indexes there are by now. The caller holds the lock, as for all of these. */
 int br_overlay_refresh(struct br_overlay *overlay, struct br_trouble *trouble);
 /* The map of a window as of the last refresh; stays until the lock is let go. */

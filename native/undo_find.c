@@ -167,9 +167,9 @@ int br_undo_find(struct br_pool *pool, struct br_undo *undo, enum br_undo_sort s
         return find_salvaged(undo, start, end, found, context);
     if (!undo->growing && !undo->count[sort])
         return 0;
-    int error = br_pool_get(pool, &undo->index);
+    int error = br_undo_get(pool, undo, trouble);
     if (error)
-        return br_undo_failed(undo, error, trouble);
+        return error;
     if (undo->growing)
         error = find_growing(undo, sort, start, end, found, context, trouble);
     else
@@ -197,9 +197,9 @@ int br_undo_next(struct br_pool *pool, struct br_undo *undo, enum br_undo_sort s
         return 0;
     struct br_undo_row rows[2];
     uint64_t at;
-    int error = br_pool_get(pool, &undo->index);
+    int error = br_undo_get(pool, undo, trouble);
     if (error)
-        return br_undo_failed(undo, error, trouble);
+        return error;
     error = bisect(undo, sort, start, &at, trouble);
     uint64_t first = at ? at - 1 : 0, behind = at < undo->count[sort] ? at + 1 : at;
     if (!error)

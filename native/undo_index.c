@@ -30,6 +30,29 @@ int br_undo_failed(const struct br_undo *undo, int error, struct br_trouble *tro
     return br_trouble(trouble, error, "%s: reading: %s", undo->index_name, strerror(error));
 }
 
+static int identify(const struct br_undo *undo, struct stat *status) {
+    struct br_file *file = undo->index.file;
+    *status = (struct stat){0};
+    return fstat(file->ops->fileno(file), status) < 0 ? errno : 0;
+}
+
+int br_undo_get(struct br_pool *pool, struct br_undo *undo, struct br_trouble *trouble) {
+    bool opened = !undo->index.file;
+    struct stat status;
+    int error = br_pool_get(pool, &undo->index);
+    if (error == ENOENT)
+        return br_trouble(trouble, ESTALE, "undo/%s: is missing", undo->index_name);
+    if (error || !opened)
+        return error ? br_undo_failed(undo, error, trouble) : 0;
+    error = identify(undo, &status);
+    if (!error && status.st_dev == undo->device && status.st_ino == undo->inode)
+        return 0;
+    br_pool_put(&undo->index);
+    br_pool_drop(pool, &undo->index);
+    return error ? br_undo_failed(undo, error, trouble)
+                 : br_trouble(trouble, ESTALE, "undo/%s: is another one now", undo->index_name);
+}
+
 static void forget(struct br_undo *undo) {
     free(undo->chunks);
     free(undo->salvaged);
@@ -40,14 +63,22 @@ static void forget(struct br_undo *undo) {
     memset(undo->hint, 0, sizeof undo->hint);
 }
 
+static void name_log(struct br_undo *undo) {
+    unsigned long long first = undo->first, last = undo->last;
+    if (first == last)
+        snprintf(undo->log_name, sizeof undo->log_name, "%06llu.hrl", first);
+    else
+        snprintf(undo->log_name, sizeof undo->log_name, "%06llu-%06llu.hrl", first, last);
+}
+
 /* Read the header of the open index. */
 static int load(struct br_undo *undo, struct br_trouble *trouble) {
     uint8_t raw[BR_UNDO_HEADER];
     struct br_file *file = undo->index.file;
-    uint64_t size;
+    struct stat status;
     int error = file->ops->pread(file, raw, sizeof raw, 0);
     if (!error)
-        error = file->ops->size(file, &size);
+        error = identify(undo, &status);
     if (error)
         return error == ENODATA
                    ? br_trouble(trouble, EIO, "%s: wanted a header of 64 bytes", undo->index_name)
@@ -61,7 +92,15 @@ static int load(struct br_undo *undo, struct br_trouble *trouble) {
     bool growing = br_get64(raw + 32) == open_count;
     undo->count[0] = growing ? 0 : br_get64(raw + 32);
     undo->count[1] = growing ? 0 : br_get64(raw + 40);
+    uint64_t size = (uint64_t)status.st_size;
+    undo->device = status.st_dev;
+    undo->inode = status.st_ino;
+    undo->last = br_get64(raw + 48) ? br_get64(raw + 48) : undo->first;
+    name_log(undo);
     uint64_t rows = (size - BR_UNDO_HEADER) / BR_UNDO_ROW;
+    if (undo->last < undo->first)
+        return br_trouble(trouble, EIO, "%s: undoes epochs up to %llu", undo->index_name,
+                          (unsigned long long)undo->last);
     if (!growing &&
         (undo->count[0] > rows || undo->count[1] != rows - undo->count[0] || size % BR_UNDO_ROW != 0))
         return br_trouble(trouble, EIO, "%s: wanted %llu+%llu rows, got %llu bytes", undo->index_name,
@@ -89,13 +128,12 @@ static int open_index(struct br_pool *pool, struct br_undo *undo, struct br_trou
     return error;
 }
 
-int br_undo_open(struct br_pool *pool, uint64_t epoch, struct br_undo **result, struct br_trouble *trouble) {
+int br_undo_open(struct br_pool *pool, uint64_t first, struct br_undo **result, struct br_trouble *trouble) {
     struct br_undo *undo = calloc(1, sizeof *undo);
     if (!undo)
         return br_trouble(trouble, ENOMEM, "no memory");
-    undo->epoch = epoch;
-    snprintf(undo->index_name, sizeof undo->index_name, "%06llu.index", (unsigned long long)epoch);
-    snprintf(undo->log_name, sizeof undo->log_name, "%06llu.hrl", (unsigned long long)epoch);
+    undo->first = undo->last = first;
+    snprintf(undo->index_name, sizeof undo->index_name, "%06llu.index", (unsigned long long)first);
     undo->index.name = undo->index_name;
     undo->log.name = undo->log_name;
     forget(undo);
@@ -182,18 +220,18 @@ static int salvage(struct br_pool *pool, struct br_undo *undo, uint64_t count, s
 int br_undo_refresh(struct br_pool *pool, struct br_undo *undo, struct br_trouble *trouble) {
     while (undo->growing) {
         struct stat status;
-        struct br_file *file = undo->index.file;
-        if (fstat(file->ops->fileno(file), &status) < 0)
-            return br_undo_failed(undo, errno, trouble);
-        if (status.st_nlink > 0) {
+        int error = identify(undo, &status);
+        if (error)
+            return br_undo_failed(undo, error, trouble);
+        if (status.st_nlink) {
             uint64_t count = ((uint64_t)status.st_size - BR_UNDO_HEADER) / BR_UNDO_ROW;
             bool whole = true;
-            int error = take_appended(undo, count, &whole, trouble);
+            error = take_appended(undo, count, &whole, trouble);
             return error || whole ? error : salvage(pool, undo, count, trouble);
         }
         close_index(pool, undo);
         forget(undo);
-        int error = open_index(pool, undo, trouble);
+        error = open_index(pool, undo, trouble);
         if (error)
             return br_undo_failed(undo, error, trouble);
     }

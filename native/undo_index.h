@@ -2,7 +2,9 @@
  * checksums that its blocks had. A sealed one is searched in its file, a few rows in memory at a time; of one
  * that still grows a summary is kept, a hundredth of it. Every row is checked before it is believed.
  *
- * All functions return 0 or an errno and say in `trouble` what is wrong. No two calls on one index at a time.
+ * All functions return 0 or an errno and say in `trouble` what is wrong. ESTALE: logs were merged, and the
+ * index is another one now; whoever reads begins anew with those that there are. No two calls on one index at
+ * a time.
  */
 #ifndef BR_UNDO_INDEX_H
 #define BR_UNDO_INDEX_H
@@ -41,11 +43,12 @@ struct br_undo_row {
 struct br_undo_chunk; /* what some rows of a growing index reach over */
 
 struct br_undo {
-    uint64_t epoch;
-    char index_name[32], log_name[32];
+    uint64_t first, last; /* the epochs that it undoes */
+    char index_name[32], log_name[48];
     struct br_pooled index, log;
     bool growing;
     /* The rest is for undo_index.c alone. */
+    uint64_t device, inode; /* of the index */
     uint8_t log_id[16];
     uint32_t key;
     uint64_t count[2], hint[2];
@@ -56,8 +59,8 @@ struct br_undo {
     size_t salvaged_count;
 };
 
-/* ENOENT, without trouble: there is no such epoch yet. */
-int br_undo_open(struct br_pool *pool, uint64_t epoch, struct br_undo **undo, struct br_trouble *trouble);
+/* The index that is named by the epoch `first`. ENOENT, without trouble: there is no such epoch yet. */
+int br_undo_open(struct br_pool *pool, uint64_t first, struct br_undo **undo, struct br_trouble *trouble);
 void br_undo_free(struct br_pool *pool, struct br_undo *undo);
 
 /* See what was appended to it, and whether it was sealed meanwhile. */

@@ -22,6 +22,8 @@ static inline size_t br_undo_some(uint64_t left) {
     return left < BR_UNDO_CHUNK ? (size_t)left : BR_UNDO_CHUNK;
 }
 
+/* Have the index open until br_pool_put. */
+int br_undo_get(struct br_pool *pool, struct br_undo *undo, struct br_trouble *trouble);
 /* Says which index could not be read; returns the errno to go on with. */
 int br_undo_failed(const struct br_undo *undo, int error, struct br_trouble *trouble);
 /* Rows [low, low + count) of the open file, as they stand. */

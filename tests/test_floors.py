@@ -22,7 +22,7 @@ FLOORS = [
     ["units", "extents", "progress"],
     ["_native", "_reference"],
     ["kernels"],
-    ["files"],
+    ["files", "nbdkit"],
     ["bitmap", "checksums", "manifest", "hrl"],
     ["images", "stores", "transport"],
     ["tracking"],

@@ -117,7 +117,7 @@ def test_points_read_the_same_while_deltas_are_applied(tmp_path: Path) -> None:
             reads += 1
         overlay.close()
 
-    points = replica.points()
+    points = replica.points()  # each has a reader, as each would have a server
     readers = [threading.Thread(target=reading, args=(point, at)) for at, point in enumerate(points)]
     for reader in readers:
         reader.start()

@@ -1,12 +1,12 @@
 /* The nbdkit plugin of a recovery point: the overlay, read over NBD.
  *
- *     nbdkit -f -U point.sock _nbdpoint.so folder=/store/vm/disk0 epoch=17 newest=41 size=BYTES block-size=65536
- *            table-key=N seed=-FD [remove=PATH ...]
+ *     nbdkit -f -U point.sock _nbdpoint.so folder=/store/vm/disk0 epoch=17 newest=41 size=BYTES
+ * block-size=65536 table-key=N seed=-FD [remove=PATH ...]
  *
- * The seed of the checksums is kept from guests, so it is read from a descriptor (nbdkit's password syntax) and
- * stands in no process list. Whoever starts nbdkit holds the lease on the point and lets nbdkit inherit it: it
- * lasts as long as the process. There is no Python in here, and nothing is ever written into the replica;
- * nbdkit's cow filter makes the disk writable.
+ * The seed of the checksums is kept from guests, so it is read from a descriptor (nbdkit's password syntax)
+ * and stands in no process list. Whoever starts nbdkit holds the lease on the point and lets nbdkit inherit
+ * it: it lasts as long as the process. There is no Python in here, and nothing is ever written into the
+ * replica; nbdkit's cow filter makes the disk writable.
  */
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
@@ -16,10 +16,12 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "../nbdkit/hangup.h"
 #include "../overlay.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
@@ -30,6 +32,7 @@ static char *folder, *removed[most_removed];
 static size_t removed_count;
 static struct br_point point;
 static struct br_overlay *overlay;
+static bool outlive;
 static _Atomic int64_t complained; /* second of the last error that was told */
 
 static int take_path(char **path, const char *value) {
@@ -62,6 +65,11 @@ static int plugin_config(const char *key, const char *value) {
         return nbdkit_parse_uint32_t(key, value, &point.table_key);
     if (strcmp(key, "seed") == 0)
         return take_seed(value);
+    if (strcmp(key, "outlive") == 0) {
+        int value_is = nbdkit_parse_bool(value);
+        outlive = value_is > 0;
+        return value_is < 0 ? -1 : 0;
+    }
     if (strcmp(key, "remove") == 0 && removed_count < most_removed)
         return take_path(&removed[removed_count++], value);
     nbdkit_error("unknown parameter %s", key);
@@ -97,10 +105,14 @@ static size_t descriptors(void) {
 }
 
 static int plugin_after_fork(void) {
+    if (outlive) /* nbdkit in the foreground wants to end with its parent, even when it is not told so */
+        prctl(PR_SET_PDEATHSIG, 0);
     point.folder = folder;
     point.tell = tell;
     point.most_open = descriptors();
     int error = br_overlay_open(&point, &overlay);
+    if (!error)
+        error = br_hangup_start();
     if (!error)
         return 0;
     errno = error;
@@ -109,6 +121,7 @@ static int plugin_after_fork(void) {
 }
 
 static void close_overlay(void) {
+    br_hangup_stop();
     if (overlay)
         br_overlay_close(overlay);
     overlay = NULL;
@@ -205,6 +218,7 @@ static struct nbdkit_plugin plugin = {
                    "block-size=BYTES   of a checksum (required)\n"
                    "table-key=N        of the checksum table\n"
                    "seed=-FD           the checksums' seed, read from a descriptor\n"
+                   "outlive=BOOL       do not end with the parent process\n"
                    "remove=PATH        remove this file at the end",
     .after_fork = plugin_after_fork,
     .cleanup = close_overlay,
