@@ -25,7 +25,7 @@ from .progress import SILENT, Progress
 from .recovery.recover import read_checked, recover
 from .recovery.retention import Decision, Policy, decide, retire
 from .recovery.verify import VerifyReport, verify
-from .replication import Settings, SyncResult, sync
+from .replication import NO_HOOKS, HookSettings, Settings, SyncResult, sync
 from .stores import DirectoryStore, Replica
 
 DEFAULT_BLOCK_SIZE = 65536
@@ -48,6 +48,7 @@ class Definition:
     seed: Path | None = None
     policy: Policy | None = None
     tracking_dir: Path | None = None
+    hooks: HookSettings = NO_HOOKS
 
     @property
     def retention(self) -> Policy:
@@ -124,11 +125,12 @@ class Relationship:
 
     def sync(self, *, progress: Progress = SILENT) -> SyncResult:
         """Make a new recovery point: by a delta where the logs allow it, else by comparing; says which and why."""
-        return self._sync(Settings(seed=self.definition.seed, retire=self._retire), progress)
+        held = self.definition
+        return self._sync(Settings(seed=held.seed, retire=self._retire, hooks=held.hooks), progress)
 
     def resync(self, *, deep: bool = False, progress: Progress = SILENT) -> SyncResult:
         """Compare image and replica by checksum, send what differs, make a new point. `deep` reads both sides."""
-        return self._sync(Settings(resync=True, deep=deep, retire=self._retire), progress)
+        return self._sync(Settings(resync=True, deep=deep, retire=self._retire, hooks=self.definition.hooks), progress)
 
     def points(self) -> list[PointRecord]:
         """The recovery points, oldest first."""
@@ -275,6 +277,7 @@ def define(
     images: Sequence[str | os.PathLike[str]], store: str | os.PathLike[str], *, name: str,
     keep: int = DEFAULT_KEEP, seed: str | os.PathLike[str] | None = None, policy: Policy | None = None,
     tracking_dir: str | os.PathLike[str] | None = None,
+    hooks: HookSettings = NO_HOOKS,
 ) -> Definition:  # fmt: skip
     """A new relationship's definition; UsageError or RefusedError for what can't be one."""
     try:
@@ -293,6 +296,7 @@ def define(
         id=uuid4(), name=name, images=paths, store=Path(store).resolve(), keep=keep,
         seed=Path(seed).resolve() if seed is not None else None, policy=policy,
         tracking_dir=Path(tracking_dir).resolve() if tracking_dir is not None else None,
+        hooks=hooks,
     )  # fmt: skip
 
 

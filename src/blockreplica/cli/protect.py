@@ -37,6 +37,22 @@ from .sync import describe
     metavar="DIR",
     help="Where the images' trackers have their files, if not beside them.",
 )
+@click.option(
+    "--format",
+    "format_",
+    metavar="FORMAT",
+    help="raw, qcow2, vhdx, vpc (VHD), vmdk or vdi, where name and content of an image differ.",
+)
+@click.option(
+    "--guest-agent",
+    type=click.Path(path_type=Path),
+    metavar="SOCKET",
+    help="Freeze and thaw the guest around each cut, by its qemu-ga.",
+)
+@click.option(
+    "--pre-cut", metavar="COMMAND", default="", help="Run before each cut; failing, the point is crash-consistent."
+)
+@click.option("--post-cut", metavar="COMMAND", default="", help="Run after each cut, whatever happened.")
 @json_option
 def protect(
     images: tuple[Path, ...],
@@ -46,10 +62,16 @@ def protect(
     keep: int,
     seed: Path | None,
     tracking_dir: Path | None,
+    format_: str | None,
+    guest_agent: Path | None,
+    pre_cut: str,
+    post_cut: str,
     as_json: bool,
     **rules: float | None,
 ) -> None:
     """Replicate images into a store, from now on as NAME.
+
+    An IMAGE is a file, a block device, or the disks of a running QEMU as qmp:SOCKET?node=NAME[,NAME...].
 
     Makes the first copy, while the images may be written through a tracker. Several images are cut together,
     and share every recovery point.
@@ -61,7 +83,8 @@ def protect(
     with meter() as progress:
         made = br.protect(
             images, store, name=name, block_size=block_size, keep=keep, policy=policy, seed=seed,
-            tracking_dir=tracking_dir, progress=progress,
+            tracking_dir=tracking_dir, format=format_, guest_agent=guest_agent, pre_cut=pre_cut, post_cut=post_cut,
+            progress=progress,
         )  # fmt: skip
     assert made.last is not None
     show(made.last, lambda last: f"{name} is protected\n{describe(last)}", as_json=as_json)

@@ -1,66 +1,86 @@
-"""Raw images: files and block devices, tracked by our own tracker or by nothing."""
+"""Images in files and on block devices, tracked by our own tracker or by nothing: raw ones, and what QEMU reads."""
 
 from __future__ import annotations
 
 import stat
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from uuid import UUID
 
 from ..errors import BlockReplicaError, NotFoundError
 from ..files import Files
+from ..images.formats import FORMATS, RAW, checked_format, describe, detect, opened_as_raw, served_at
 from ..replication import TrackedGroup
 from ..tracking import ImageSource, image_path, require_image
+from ..tracking.served import ServedImage
 from .base import DiskState
 
 
 class ImageFiles:
-    """Addresses are paths without a symbolic link left in them, but for those of block devices. `tracking_dir`: where
-    the trackers' files are, if not beside the images."""
+    """Addresses are paths without a symbolic link left in them, but for those of block devices; with `qcow2:` and the
+    like in front, of that format. `tracking_dir`: where the trackers' files are, if not beside the images."""
 
     def __init__(self, tracking_dir: Path | None = None) -> None:
         self._tracking_dir = tracking_dir
 
     def addresses(self, word: str) -> list[Path]:
-        """The path."""
-        return [image_path(word)]
+        """The path, with its format, unless that is raw."""
+        said, _, rest = word.partition(":")
+        if said == RAW or said in FORMATS:
+            fmt, path = checked_format(said), image_path(rest)
+        else:
+            path = image_path(word)
+            fmt = detect(path)
+        return [path if fmt == RAW else Path(f"{fmt}:{path}")]
 
     def name(self, address: Path) -> str:
         """The name of the file."""
-        return address.name
+        return parse(address)[1].name
 
     def local(self, address: Path) -> Path | None:
-        """Itself."""
-        return address
+        """The file."""
+        return parse(address)[1]
 
     def weigh(self, addresses: Sequence[Path], relationship: UUID, files: Files) -> int:
         """What the files take up now."""
-        return sum(room_of(address, files) for address in addresses)
+        return sum(_weight(*parse(address), files) for address in addresses)
 
     def open(self, addresses: Sequence[Path], relationship: UUID, files: Files) -> TrackedGroup:
-        """The images."""
-        return TrackedGroup.open(addresses, files, tracking_dir=self._tracking_dir)
+        """The images; those in formats are served as raw files until the group is closed."""
+        with ExitStack() as stack:
+            images: list[tuple[ImageSource, Path | None]] = []
+            for fmt, path in map(parse, addresses):
+                source, shown = self._source(fmt, path, files), None
+                if fmt != RAW:
+                    shown = served_at(path)
+                    if not (source.tracked() and shown.exists()):
+                        shown = stack.enter_context(opened_as_raw(path, fmt))
+                images.append((source, shown))
+            return TrackedGroup(images, files, stack.pop_all())
 
     def states(self, addresses: Sequence[Path], relationship: UUID, files: Files) -> list[DiskState]:
         """What the tracker of each says, if it has one."""
-        return [self._state(address, files) for address in addresses]
+        return [self._state(*parse(address), files) for address in addresses]
 
     def forget(self, addresses: Sequence[Path], relationship: UUID, files: Files) -> None:
         """Drop the cursors."""
         for address in addresses:
             try:
-                with self._source(address, files) as source:
+                with self._source(*parse(address), files) as source:
                     source.drop_cursor(relationship)
             except NotFoundError:
                 continue
 
-    def _source(self, path: Path, files: Files) -> ImageSource:
-        return ImageSource.open(path, files=files, tracking_dir=self._tracking_dir)
+    def _source(self, fmt: str, path: Path, files: Files) -> ImageSource:
+        kind = ImageSource if fmt == RAW else ServedImage
+        return kind.open(path, files=files, tracking_dir=self._tracking_dir)
 
-    def _state(self, path: Path, files: Files) -> DiskState:
+    def _state(self, fmt: str, path: Path, files: Files) -> DiskState:
         try:
-            with self._source(path, files) as source:
-                live, size = source.status(), source.size()
+            with self._source(fmt, path, files) as source:
+                live = source.status()
+                size = source.size() if fmt == RAW else describe(path, fmt).virtual_size
         except BlockReplicaError as error:
             return DiskState(0, "missing" if isinstance(error, NotFoundError) else "unreadable")
         if live is None:
@@ -72,8 +92,19 @@ class ImageFiles:
         )  # fmt: skip
 
 
+def parse(address: Path) -> tuple[str, Path]:
+    """Format and path of an address."""
+    said, _, rest = str(address).partition(":")
+    return (said, Path(rest)) if said in FORMATS else (RAW, address)
+
+
 def room_of(path: Path, files: Files) -> int:
     """Bytes that a file takes up, or a device has."""
     info = require_image(path)
     with files.open(path) as image:
         return image.size() if stat.S_ISBLK(info.st_mode) else info.st_blocks * 512
+
+
+def _weight(fmt: str, path: Path, files: Files) -> int:
+    weight = room_of(path, files)
+    return weight if fmt == RAW else max(weight, describe(path, fmt).actual_size)

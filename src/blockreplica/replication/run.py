@@ -32,6 +32,7 @@ from ..tracking import Cut
 from .bulk import Pass, run_passes, whole_windows, window_bytes
 from .decide import SEEDED, Decision, DiskView, Need, Plan, asked_for, decide, planned
 from .delta import apply_delta
+from .hooks import NO_HOOKS, HookSettings, Rest
 from .logs import DeltaLogs
 from .result import SyncResult, Tally
 from .source import Delta, Group, Source
@@ -52,6 +53,7 @@ class Settings:
     keep: int = 24
     seed: Path | None = None
     retire: Callable[[Replica], list[str]] | None = None
+    hooks: HookSettings = NO_HOOKS
 
 
 @dataclass(slots=True)
@@ -101,7 +103,10 @@ class _Movement:
         self._last, self._lost = _newest(replica)
         cursors = [disk.cursor for disk in self._last.disks] if self._last else [None] * len(group.sources)
         group.prepare([self._known(index, cursor) for index, cursor in enumerate(cursors)])
-        cuts = group.cut()
+        self._rest = Rest(settings.hooks.hooks())
+        # Hooks stand around the cut that becomes the point: what is copied or compared live needs a second one.
+        point = group.frozen or not (settings.resync or self._last is None)
+        cuts = self._rest.around(group.cut) if point else group.cut()
         self._disks = [_Disk(*each) for each in zip(group.sources, cursors, cuts, strict=True)]
 
     def _known(self, index: int, cursor: Cursor | None) -> list[Cursor]:
@@ -298,7 +303,7 @@ class _Movement:
 
         What is frozen was read as it was at its cut: nothing can have been written to it meanwhile.
         """
-        cuts = [disk.cut for disk in self._disks] if self._group.frozen else self._group.cut()
+        cuts = [disk.cut for disk in self._disks] if self._group.frozen else self._rest.around(self._group.cut)
         again = []
         for disk, writer, cut in zip(self._disks, session.disks, cuts, strict=True):
             disk.cut = cut
@@ -348,6 +353,9 @@ class _Movement:
 
     def _commit(self, session: Session, action: str, reason: str) -> PointRecord:
         self._group.check()
+        if self._rest.why:
+            reason = f"{reason}; not application-consistent: {self._rest.why}"
+            self._warnings.append(f"the point is not application-consistent: {self._rest.why}")
         state = self._replica.state()
         times = [disk.cut.time for disk in self._disks if disk.cut is not None]
         disks = [
@@ -358,7 +366,7 @@ class _Movement:
             PointRecord(
                 id=point_id(state.generation, session.epoch), generation=state.generation, epoch=session.epoch,
                 time=max(times, default=self._now()), action=action, reason=reason, disks=disks,
-                kind="fuzzy" if any(disk.fuzzy for disk in self._disks) else "crash-consistent",
+                kind="fuzzy" if any(disk.fuzzy for disk in self._disks) else self._rest.kind,
             )
         )  # fmt: skip
 

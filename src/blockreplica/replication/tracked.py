@@ -18,10 +18,14 @@ from .logs import DeltaLogs, log_damage
 
 
 class TrackedDisk:
-    """An image file. Its content is read while it may be written: what is read is true after the next delta only."""
+    """An image file. Its content is read while it may be written: what is read is true after the next delta only.
 
-    def __init__(self, source: ImageSource, files: Files, log: LogMode = "always") -> None:
+    `content`: the raw file that shows it, when it is in another format.
+    """
+
+    def __init__(self, source: ImageSource, content: Path | None, files: Files, log: LogMode = "always") -> None:
         self.base, self.files, self._log = source, files, log
+        self._content = content or source.path
         self.checked: set[Path] = set()
 
     @property
@@ -36,7 +40,8 @@ class TrackedDisk:
 
     def size(self) -> int:
         """Bytes in the image now."""
-        return self.base.size()
+        with self.open() as image:
+            return image.size()
 
     def identity(self) -> list[int]:
         """What the file is now."""
@@ -44,7 +49,7 @@ class TrackedDisk:
 
     def open(self) -> File:
         """The image, live."""
-        return self.files.open(self.base.path)
+        return self.files.open(self._content)
 
     def since(self, begin: Cursor, cut: Cut) -> LoggedChanges:
         """What the tracker's logs and dirty bitmaps tell."""
@@ -111,16 +116,16 @@ class TrackedGroup:
 
     frozen = False
 
-    def __init__(self, images: Sequence[ImageSource], files: Files, log: LogMode = "always") -> None:
-        self._images = images
-        self.sources = [TrackedDisk(image, files, log) for image in images]
+    def __init__(
+        self, images: Sequence[tuple[ImageSource, Path | None]], files: Files, held: ExitStack | None = None,
+        *, log: LogMode = "always",
+    ) -> None:  # fmt: skip
+        """Images, each with the raw file that shows it, if it is in another format; `held` is closed with the group.
 
-    @classmethod
-    def open(
-        cls, paths: Sequence[Path], files: Files, log: LogMode = "always", tracking_dir: Path | None = None
-    ) -> TrackedGroup:
-        """Look at all images, which are to have that log mode from then on; errors as of `ImageSource.open`."""
-        return cls([ImageSource.open(path, files=files, tracking_dir=tracking_dir) for path in paths], files, log)
+        From the next acknowledgement on they have that log mode.
+        """
+        self._images, self._held = [image for image, _ in images], held or ExitStack()
+        self.sources = [TrackedDisk(image, content, files, log) for image, content in images]
 
     def prepare(self, known: Sequence[Sequence[Cursor]]) -> None:
         """A cut of trackers needs nothing beforehand."""
@@ -136,3 +141,4 @@ class TrackedGroup:
         """Let go of the images."""
         for image in self._images:
             image.close()
+        self._held.close()

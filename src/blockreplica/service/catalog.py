@@ -20,6 +20,7 @@ from uuid import UUID
 from ..errors import NotFoundError, RefusedError, StateError, translated
 from ..protection import Definition
 from ..recovery.retention import Policy
+from ..replication import HookSettings
 
 VERSION = 3
 _SCHEMA = """
@@ -126,8 +127,17 @@ def _row(definition: Definition) -> tuple[str | int | None, ...]:
     seed = str(definition.seed) if definition.seed else None
     row = definition.name, str(definition.id), str(definition.store), images, definition.keep, seed
     policy = json.dumps(asdict(definition.policy)) if definition.policy else None
-    settings = json.dumps({"tracking_dir": str(definition.tracking_dir)} if definition.tracking_dir else {})
+    settings = json.dumps(_settings(definition))
     return *row, _digest(row, policy, settings), policy, settings
+
+
+def _settings(definition: Definition) -> dict[str, str]:
+    hooks = definition.hooks
+    found = {
+        "tracking_dir": str(definition.tracking_dir or ""), "guest_agent": str(hooks.agent or ""),
+        "pre_cut": hooks.pre_cut, "post_cut": hooks.post_cut,
+    }  # fmt: skip
+    return {key: value for key, value in found.items() if value}
 
 
 def _definition(row: tuple[Any, ...]) -> Definition:
@@ -140,6 +150,10 @@ def _definition(row: tuple[Any, ...]) -> Definition:
         id=UUID(identity), name=name, images=tuple(map(Path, json.loads(images))), store=Path(store), keep=keep,
         seed=Path(seed) if seed else None, policy=Policy.parse(json.loads(policy)) if policy else None,
         tracking_dir=Path(settings["tracking_dir"]) if "tracking_dir" in settings else None,
+        hooks=HookSettings(
+            Path(settings["guest_agent"]) if "guest_agent" in settings else None,
+            settings.get("pre_cut", ""), settings.get("post_cut", ""),
+        ),
     )  # fmt: skip
 
 

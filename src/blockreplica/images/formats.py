@@ -1,0 +1,197 @@
+"""Images in formats that QEMU reads (qcow2, VHDX, VHD, VMDK, VDI), as raw files: no format is parsed here.
+
+`qemu-storage-daemon` serves the content as a raw file by FUSE; it holds QEMU's own image locks meanwhile, so that an
+image which a machine writes is refused. It ends with us: by its pid, and by the system when we are killed.
+
+A guest may write anything to a raw disk, also what looks like a header that names a file of this host. So the content
+alone never decides what a file is: its name or its user must say so too. And an image of several files (a backing
+chain, external data, split extents) is refused, whatever it says: only the one file is watched for changes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import BusyError, FormatError, NotFoundError, RefusedError, StorageError, UsageError, translated
+
+RAW = "raw"
+#: What QEMU calls it, and how such files are named.
+SUFFIXES = {
+    ".qcow2": "qcow2", ".vhdx": "vhdx", ".vhd": "vpc", ".vpc": "vpc", ".vmdk": "vmdk", ".vdi": "vdi",
+}  # fmt: skip
+FORMATS = ("qcow2", "vhdx", "vpc", "vmdk", "vdi")
+_START_S, _STOP_S, _PAUSE_S = 30.0, 60.0, 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class FormatInfo:
+    """What qemu-img says of an image: bytes in the disk, and on this host's disk."""
+
+    format: str
+    virtual_size: int
+    actual_size: int
+
+
+def detect(path: Path) -> str:
+    """The format of a file by its name *and* its content; RefusedError when the two differ."""
+    named, found = SUFFIXES.get(path.suffix.lower(), RAW), RAW
+    if not path.is_file():
+        return RAW
+    if named != RAW or shutil.which("qemu-img") is not None:
+        try:
+            found = str(_info(path, None)["format"])
+        except FormatError:
+            if named != RAW:
+                raise
+    found = found if found in FORMATS else RAW
+    if found != named:
+        raise RefusedError(f"{path}: by its name it is {named}, by its content {found}; say --format {found} or "
+                           f"--format {named}")  # fmt: skip
+    return found
+
+
+def describe(path: Path, fmt: str) -> FormatInfo:
+    """What an image of this format is; RefusedError when it is more than the one file."""
+    info = _info(path, fmt)
+    specific = info.get("format-specific", {}).get("data", {})
+    others = [info.get("backing-filename"), specific.get("data-file")]
+    others += [each["filename"] for each in specific.get("extents", []) if Path(each["filename"]) != path]
+    others = [other for other in others if other]
+    if others:
+        raise RefusedError(f"{path}: stands on {others[0]}; protect an image that is one file: qemu-img convert makes "
+                           "one, and the disks of a running machine are protected by qmp:")  # fmt: skip
+    if info.get("encrypted"):
+        raise RefusedError(f"{path}: is encrypted; protect it in the running machine, by qmp:")
+    return FormatInfo(fmt, info["virtual-size"], info["actual-size"])
+
+
+def served_at(path: Path) -> Path:
+    """Where the raw file of an image that is exported appears; a place of its own, of the image's name."""
+    return path.with_name(path.name + ".raw") / path.name
+
+
+@contextmanager
+def opened_as_raw(path: Path, fmt: str, *, writable: bool = False, at: Path | None = None) -> Iterator[Path]:
+    """The content of an image as a raw file, which is there while the block lasts.
+
+    `at`: the empty file over which it appears; a temporary one unless given. BusyError when a machine has the image.
+    """
+    describe(path, fmt)
+    program = _require("qemu-storage-daemon", "qemu-system-common")
+    folder = Path(tempfile.mkdtemp(prefix="blockreplica-")) if at is None else None
+    place = at if folder is None else folder / path.name
+    assert place is not None
+    process = None
+    try:
+        with translated(place, "making a place for the raw file"):
+            _detach(place)
+            place.touch()
+        process = _start(program, path, fmt, place, writable=writable)
+        yield place
+    finally:
+        if process is not None:
+            _stop(process, place)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(program: str, path: Path, fmt: str, place: Path, *, writable: bool) -> subprocess.Popen[str]:
+    file = {"driver": "host_device" if stat.S_ISBLK(os.stat(path).st_mode) else "file", "node-name": "file",
+            "filename": str(path), "read-only": not writable, "locking": "on", "discard": "unmap"}  # fmt: skip
+    image: dict[str, Any] = {"driver": fmt, "node-name": "image", "file": "file", "read-only": not writable,
+                             "discard": "unmap"}  # fmt: skip
+    if fmt in ("qcow2", "vmdk"):
+        image["backing"] = None
+    export = {"type": "fuse", "id": "raw", "node-name": "image", "mountpoint": str(place), "writable": writable}
+    command = [program, "--blockdev", json.dumps(file), "--blockdev", json.dumps(image), "--export", json.dumps(export)]
+    guard = shutil.which("setpriv")
+    if guard is not None:
+        command = [guard, "--pdeathsig", "TERM", *command]
+    before = os.stat(place)
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                               text=True, start_new_session=True)  # fmt: skip
+    until = time.monotonic() + _START_S
+    try:
+        while os.stat(place).st_dev == before.st_dev:
+            if process.poll() is not None:
+                assert process.stderr is not None
+                raise _refused(path, process.stderr.read().strip())
+            if time.monotonic() > until:
+                raise StorageError(f"{path}: qemu-storage-daemon does not serve it within {_START_S:.0f} s")
+            time.sleep(_PAUSE_S)
+    except BaseException:
+        _stop(process, place)
+        raise
+    return process
+
+
+def _stop(process: subprocess.Popen[str], place: Path) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    finally:
+        if process.stderr is not None:
+            process.stderr.close()
+        _detach(place)
+
+
+def _detach(place: Path) -> None:
+    """Take away a mount whose daemon is dead: it answers nothing but ENOTCONN."""
+    try:
+        os.stat(place)
+    except FileNotFoundError:
+        return
+    except OSError:
+        for command in (["fusermount3", "-uz", str(place)], ["umount", "-l", str(place)]):
+            if shutil.which(command[0]) and subprocess.run(command, capture_output=True, check=False).returncode == 0:
+                return
+
+
+def _refused(path: Path, said: str) -> Exception:
+    if "lock" in said:
+        return BusyError(f"{path}: is open in another program, perhaps a running machine ({said}); protect the running "
+                         "machine by qmp:, or sync when it is off")  # fmt: skip
+    if "fuse" in said.lower() or "mount" in said.lower():
+        return RefusedError(f"{path}: FUSE does not work here ({said}); it needs /dev/fuse, and fusermount3 for those "
+                            "who are not root: install fuse3")  # fmt: skip
+    return StorageError(f"{path}: qemu-storage-daemon says: {said}")
+
+
+def _info(path: Path, fmt: str | None) -> dict[str, Any]:
+    program = _require("qemu-img", "qemu-utils")
+    command = [program, "info", "--output=json", "-U", *(["-f", fmt] if fmt else []), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise FormatError(f"{path}: qemu-img can't read it{f' as {fmt}' if fmt else ''}: {done.stderr.strip()}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _require(program: str, package: str) -> str:
+    found = shutil.which(program)
+    if found is None:
+        raise NotFoundError(f"{program} is not installed, and it reads the image; on Debian: apt install {package}")
+    return found
+
+
+def checked_format(fmt: str) -> str:
+    """A format as a user names it; UsageError for one that there is not."""
+    named = {"vhd": "vpc"}.get(fmt, fmt)
+    if named not in (RAW, *FORMATS):
+        raise UsageError(f"format {fmt!r}: wanted {RAW}, {', '.join(FORMATS)}")
+    return named
