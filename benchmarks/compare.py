@@ -1,7 +1,7 @@
 """`make bench`: whole commands against whole commands, side by side in one run, and what must not grow.
 
     --size 4GiB     the image of the races         --quick     small and few, to see that everything runs
-    --runs 7        rounds of each race            --only A,B  of: resync, initial, delta, memory, help
+    --runs 7        rounds of each race            --only A,B  of: resync, initial, delta, memory, help, nbd
     --work DIR      where it all happens
 
 Prints medians and ratios, and writes results.json and results.png into the work folder.
@@ -12,12 +12,14 @@ from __future__ import annotations
 import argparse
 import compileall
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import blockreplica as br
 import images
 import machine
+import nbd
 import races
 import report
 import scale
@@ -25,7 +27,8 @@ from blockreplica.units import GIB, MIB, TIB, parse_size
 from measure import Series
 from report import Goal
 
-SECTIONS = ["resync", "initial", "delta", "memory", "help"]
+SECTIONS = ["resync", "initial", "delta", "memory", "help", *nbd.SECTIONS]
+GROUPS = {"nbd": list(nbd.SECTIONS)}
 HOLES, CHANGED = 0.4, 0.01
 
 
@@ -39,6 +42,10 @@ class Plan:
     small_disk: int
     large_disk: int
     dirty: int
+    served: nbd.Scale
+
+
+Runner = Callable[[Plan], tuple[dict[str, Series], list[Goal]]]
 
 
 def parse() -> tuple[Plan, list[str]]:
@@ -50,13 +57,14 @@ def parse() -> tuple[Plan, list[str]]:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", default=",".join(SECTIONS))
     options = parser.parse_args()
-    wanted = options.only.split(",")
+    wanted = [section for name in options.only.split(",") for section in GROUPS.get(name, [name])]
     if unknown := set(wanted) - set(SECTIONS):
         parser.error(f"no such section: {', '.join(sorted(unknown))}")
-    plan = Plan(4 * GIB, 7, options.work, GIB, TIB, 64 * MIB)
+    plan = Plan(4 * GIB, 7, options.work, GIB, TIB, 64 * MIB, nbd.FULL)
     if options.quick:
-        plan = Plan(256 * MIB, 1, options.work, 256 * MIB, 16 * GIB, 8 * MIB)
+        plan = Plan(256 * MIB, 1, options.work, 256 * MIB, 16 * GIB, 8 * MIB, nbd.QUICK)
     plan.size, plan.runs = options.size or plan.size, options.runs or plan.runs
+    plan.served = replace(plan.served, rounds=plan.runs)
     return plan, wanted
 
 
@@ -115,14 +123,20 @@ def help_time(_: Plan) -> tuple[dict[str, Series], list[Goal]]:
     return {series.name: series}, [Goal("blockreplica --help", 0.15, series.seconds, " s")]
 
 
-RUNNERS = {"resync": resync, "initial": initial, "delta": delta, "memory": memory, "help": help_time}
+def over_nbd(section: str) -> Runner:
+    """A section of the write path."""
+    return lambda plan: nbd.SECTIONS[section][1](plan.work, plan.served)
+
+
+RUNNERS: dict[str, Runner] = {"resync": resync, "initial": initial, "delta": delta, "memory": memory, "help": help_time}
+RUNNERS |= {section: over_nbd(section) for section in nbd.SECTIONS}
 TITLES = {
     "resync": "1 % of the 64 KiB blocks changed: bring the copy up to date",
     "initial": "The first copy",
     "delta": "A delta of the same size on a small and on a large sparse disk",
     "memory": "Every command on the large sparse disk, once",
     "help": "Start-up",
-}
+} | {section: title for section, (title, _) in nbd.SECTIONS.items()}
 
 
 def main() -> None:
@@ -135,7 +149,7 @@ def main() -> None:
     about = machine.describe(plan.work)
     for key, value in about.items():
         print(f"{key:12} {value}")
-    images.warm_memory(plan.work, 3 * plan.size)
+    images.warm_memory(plan.work, max(3 * plan.size, 8 * plan.served.size))
     measured, goals = {}, []
     for section in wanted:
         results, reached = RUNNERS[section](plan)

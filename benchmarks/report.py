@@ -108,4 +108,4 @@ def draw(path: Path, machine: dict[str, object], races: dict[str, dict[str, Seri
 
 def is_ours(name: str) -> bool:
     """Whether a contestant is a command of this project."""
-    return name.replace(",", " ").split()[0] not in {"cat", "rsync", "cp", "qemu-img"}
+    return name.replace(",", " ").split()[0] not in {"cat", "rsync", "cp", "qemu-img", "nbdkit", "qemu-nbd", "no"}

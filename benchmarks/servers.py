@@ -1,0 +1,140 @@
+"""The contestants of the write path: NBD servers on Unix sockets, each with an image of its own, made the same way."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import blockreplica as br
+import images
+from blockreplica.tracking.export import LOG_MODES
+from blockreplica.tracking.group import cut_together
+from blockreplica.tracking.source import ImageSource
+
+#: Of an epoch's log: more than any load writes, so that it is the path of a log that is measured and not its loss.
+LOG_LIMIT = 64 << 30
+PLAIN, QEMU = "nbdkit file", "qemu-nbd"
+
+
+@dataclass(slots=True)
+class Server:
+    """Somebody who serves an image. `export` is set when it is ours."""
+
+    name: str
+    image: Path
+    uri: str
+    pid: int
+    export: br.Export | None = None
+    cursor: UUID = field(default_factory=uuid4)
+
+    def ready(self) -> None:
+        """Before a run: what a sync leaves, so that the logs of the run before it are free to be used again."""
+        if self.export is not None:
+            release([self])
+
+    def require_tracking(self) -> None:
+        """After a run: it counts only if it was tracked to its end."""
+        if self.export is None:
+            return
+        status = self.export.status()
+        if status.state != "tracking":
+            sys.exit(f"{self.name}: the run does not count, its state is {status.state}: {status.log_error}")
+
+
+def release(servers: list[Server]) -> None:
+    """Cut the images together and let the logs go, as a sync does once its replica has acknowledged."""
+    sources = [ImageSource.open(server.image) for server in servers]
+    for server, source, cut in zip(servers, sources, cut_together(sources), strict=True):
+        if cut is None:
+            sys.exit(f"{server.name}: {server.image} is not tracked")
+        source.set_cursor(server.cursor, cut.epoch)
+
+
+@contextmanager
+def process(*command: str | Path, socket: Path) -> Iterator[int]:
+    """Run a server until the end of the block; it is up when its socket is."""
+    running = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 20
+        while not socket.exists():
+            if running.poll() is not None or time.monotonic() > until:
+                sys.exit(f"{command[0]} does not serve {socket}")
+            time.sleep(0.01)
+        yield running.pid
+    finally:
+        running.terminate()
+        running.wait()
+        socket.unlink(missing_ok=True)
+
+
+def address(socket: Path) -> str:
+    """As NBD clients take it."""
+    return f"nbd+unix:///?socket={socket}"
+
+
+@contextmanager
+def nbdkit(folder: Path, image: Path) -> Iterator[Server]:
+    """nbdkit's own plugin for files."""
+    socket = folder / "file.nbd"
+    with process("nbdkit", "-f", "-U", socket, "file", image, socket=socket) as pid:
+        yield Server(PLAIN, image, address(socket), pid)
+
+
+@contextmanager
+def qemu_nbd(folder: Path, image: Path) -> Iterator[Server]:
+    """QEMU's server, with the cache that the others have."""
+    socket = folder / "qemu.nbd"
+    options = ["--persistent", "--shared=16", "--format=raw", "--cache=writeback"]
+    with process("qemu-nbd", *options, f"--socket={socket}", image, socket=socket) as pid:
+        yield Server(QEMU, image, address(socket), pid)
+
+
+@contextmanager
+def ours(folder: Path, image: Path, mode: str = "always") -> Iterator[Server]:
+    """`blockreplica export`, and a relationship's cursor: without one, no log would ever be let go."""
+    socket = folder / f"{image.name}.nbd"
+    with br.export(image, socket=socket, log=mode, log_limit=LOG_LIMIT) as export:
+        server = Server(tracked(mode), image, export.uri, export.pid, export)
+        ImageSource.open(image).begin_cursor(server.cursor, 0)
+        yield server
+
+
+def tracked(mode: str) -> str:
+    """Our name in the tables."""
+    return f"export --log {mode}"
+
+
+def modes() -> list[str]:
+    """The ways to log that this version has."""
+    return [mode for mode in ("always", "transit") if mode in LOG_MODES]
+
+
+@contextmanager
+def all_of_them(folder: Path, size: int) -> Iterator[list[Server]]:
+    """Every contestant, at work, each image read into a cache that was dropped before."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    names = ["file", "qemu", *modes()]
+    paths = {name: filled(folder / f"{name}.img", size) for name in names}
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(nbdkit(folder, paths["file"])),
+            stack.enter_context(qemu_nbd(folder, paths["qemu"])),
+            *(stack.enter_context(ours(folder, paths[mode], mode)) for mode in modes()),
+        ]
+        images.warm_cache(list(paths.values()))
+        yield servers
+    shutil.rmtree(folder)
+
+
+def filled(path: Path, size: int) -> Path:
+    """An image without holes."""
+    images.make(path, size, holes=0.0, changed=0.01, seed=7)
+    return path
