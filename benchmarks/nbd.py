@@ -43,7 +43,7 @@ class Scale:
     unmeasured: int = 1  # rounds before those: in the first, logs and connections are new
 
 
-FULL = Scale(GIB, 768 * MIB, 3 * GIB, 64 * MIB, 10, 60, 64 * MIB, 7)
+FULL = Scale(GIB, 256 * MIB, GIB, 16 * MIB, 8, 60, 64 * MIB, 7)
 QUICK = Scale(32 * MIB, 8 * MIB, 32 * MIB, MIB, 1, 1, 8 * MIB, 1, unmeasured=0)
 
 
