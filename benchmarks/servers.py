@@ -14,13 +14,14 @@ from uuid import UUID, uuid4
 
 import blockreplica as br
 import images
-from blockreplica.tracking.export import LOG_MODES
 from blockreplica.tracking.group import cut_together
 from blockreplica.tracking.source import ImageSource
+from blockreplica.tracking.types import LogMode
 
 #: Of an epoch's log: more than any load writes, so that it is the path of a log that is measured and not its loss.
 LOG_LIMIT = 64 << 30
 PLAIN, QEMU = "nbdkit file", "qemu-nbd"
+MODES: tuple[LogMode, ...] = ("always", "transit")
 
 
 @dataclass(slots=True)
@@ -97,7 +98,7 @@ def qemu_nbd(folder: Path, image: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def ours(folder: Path, image: Path, mode: str = "always") -> Iterator[Server]:
+def ours(folder: Path, image: Path, mode: LogMode = "always") -> Iterator[Server]:
     """`blockreplica export`, and a relationship's cursor: without one, no log would ever be let go."""
     socket = folder / f"{image.name}.nbd"
     with br.export(image, socket=socket, log=mode, log_limit=LOG_LIMIT) as export:
@@ -106,14 +107,9 @@ def ours(folder: Path, image: Path, mode: str = "always") -> Iterator[Server]:
         yield server
 
 
-def tracked(mode: str) -> str:
+def tracked(mode: LogMode) -> str:
     """Our name in the tables."""
     return f"export --log {mode}"
-
-
-def modes() -> list[str]:
-    """The ways to log that this version has."""
-    return [mode for mode in ("always", "transit") if mode in LOG_MODES]
 
 
 @contextmanager
@@ -121,13 +117,13 @@ def all_of_them(folder: Path, size: int) -> Iterator[list[Server]]:
     """Every contestant, at work, each image read into a cache that was dropped before."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    names = ["file", "qemu", *modes()]
+    names = ["file", "qemu", *MODES]
     paths = {name: filled(folder / f"{name}.img", size) for name in names}
     with ExitStack() as stack:
         servers = [
             stack.enter_context(nbdkit(folder, paths["file"])),
             stack.enter_context(qemu_nbd(folder, paths["qemu"])),
-            *(stack.enter_context(ours(folder, paths[mode], mode)) for mode in modes()),
+            *(stack.enter_context(ours(folder, paths[mode], mode)) for mode in MODES),
         ]
         images.warm_cache(list(paths.values()))
         yield servers
