@@ -13,7 +13,9 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -33,6 +35,7 @@ static size_t removed_count;
 static struct br_point point;
 static struct br_overlay *overlay;
 static bool outlive;
+static uint32_t ttl;               /* seconds; 0: for ever */
 static _Atomic int64_t complained; /* second of the last error that was told */
 
 static int take_path(char **path, const char *value) {
@@ -63,6 +66,8 @@ static int plugin_config(const char *key, const char *value) {
         return nbdkit_parse_uint32_t(key, value, &point.block_size);
     if (strcmp(key, "table-key") == 0)
         return nbdkit_parse_uint32_t(key, value, &point.table_key);
+    if (strcmp(key, "ttl") == 0)
+        return nbdkit_parse_uint32_t(key, value, &ttl);
     if (strcmp(key, "seed") == 0)
         return take_seed(value);
     if (strcmp(key, "outlive") == 0) {
@@ -104,6 +109,18 @@ static size_t descriptors(void) {
     return limit.rlim_cur > 2 * spare_descriptors ? (size_t)limit.rlim_cur - spare_descriptors : 0;
 }
 
+/* The signal that ends nbdkit, sent by the clock: so it ends in the same way. */
+static int end_in_time(void) {
+    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGTERM};
+    const struct itimerspec when = {.it_value.tv_sec = ttl};
+    timer_t timer;
+    if (!ttl)
+        return 0;
+    if (timer_create(CLOCK_BOOTTIME, &event, &timer) != 0 || timer_settime(timer, 0, &when, NULL) != 0)
+        return errno;
+    return 0;
+}
+
 static int plugin_after_fork(void) {
     if (outlive) /* nbdkit in the foreground wants to end with its parent, even when it is not told so */
         prctl(PR_SET_PDEATHSIG, 0);
@@ -113,6 +130,8 @@ static int plugin_after_fork(void) {
     int error = br_overlay_open(&point, &overlay);
     if (!error)
         error = br_hangup_start();
+    if (!error)
+        error = end_in_time();
     if (!error)
         return 0;
     errno = error;
@@ -130,7 +149,7 @@ static void close_overlay(void) {
 static void plugin_unload(void) {
     close_overlay();
     for (size_t i = 0; i < removed_count; i++) {
-        unlink(removed[i]);
+        remove(removed[i]); /* a folder, too, when it is empty */
         free(removed[i]);
     }
     free(folder);
@@ -218,6 +237,7 @@ static struct nbdkit_plugin plugin = {
                    "block-size=BYTES   of a checksum (required)\n"
                    "table-key=N        of the checksum table\n"
                    "seed=-FD           the checksums' seed, read from a descriptor\n"
+                   "ttl=SECONDS        end then\n"
                    "outlive=BOOL       do not end with the parent process\n"
                    "remove=PATH        remove this file at the end",
     .after_fork = plugin_after_fork,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .progress import Progress
     from .protection import Relationship, Status
     from .recovery.retention import Decision, Policy
+    from .recovery.serve import ServedPoint
     from .recovery.verify import VerifyReport
     from .replication import SyncResult
     from .service.registry import protect, relationship, relationships, set_policy, unprotect
@@ -25,16 +26,17 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Cut", "Decision", "Export", "PointRecord", "Policy", "Progress", "Relationship", "Status", "SyncResult",
-    "TrackedImage", "VerifyReport", "export", "protect", "relationship", "relationships", "set_policy", "track",
-    "unprotect",
+    "Cut", "Decision", "Export", "PointRecord", "Policy", "Progress", "Relationship", "ServedPoint", "Status",
+    "SyncResult", "TrackedImage", "VerifyReport", "export", "protect", "relationship", "relationships", "set_policy",
+    "track", "unprotect",
 ]  # fmt: skip
 
 _HOMES = {
     "Cut": "tracking", "Export": "tracking.export", "export": "tracking.export",
     "TrackedImage": "tracking", "track": "tracking", "PointRecord": "manifest",
     "Progress": "progress", "Relationship": "protection", "Status": "protection", "SyncResult": "replication",
-    "VerifyReport": "recovery.verify", "protect": "service.registry", "relationship": "service.registry",
+    "ServedPoint": "recovery.serve", "VerifyReport": "recovery.verify", "protect": "service.registry",
+    "relationship": "service.registry",
     "relationships": "service.registry", "set_policy": "service.registry",
     "Decision": "recovery.retention", "Policy": "recovery.retention", "unprotect": "service.registry",
 }  # fmt: skip

@@ -19,11 +19,13 @@ import msgspec
 from .errors import BlockReplicaError, NoSpaceError, RefusedError, UsageError, translated
 from .files import FILES, Files
 from .manifest import PointRecord, ReplicaDisk, ReplicaRecord, check_name
+from .nbdkit import PathLike
 from .primaries import DiskState, Kind, addresses, kind_of
 from .primaries.files import room_of
 from .progress import SILENT, Progress
 from .recovery.recover import read_checked, recover
 from .recovery.retention import Decision, Policy, decide, retire
+from .recovery.serve import ServedPoint, serve
 from .recovery.verify import VerifyReport, verify
 from .replication import NO_HOOKS, HookSettings, Settings, SyncResult, sync
 from .stores import DirectoryStore, Replica
@@ -255,14 +257,31 @@ class ReplicaView:
         force: bool = False, unchecked: bool = False, progress: Progress = SILENT,
     ) -> str:  # fmt: skip
         """Write a disk of a point (the newest by default) to a new sparse file; returns the point's id."""
+        wanted = point.id if isinstance(point, PointRecord) else point
+        return recover(
+            self.base, wanted, Path(to), disk=self._which(disk), force=force, unchecked=unchecked,
+            progress=progress, files=self._files,
+        )  # fmt: skip
+
+    def serve(
+        self, point: str | PointRecord | None = None, *, disk: int | None = None, socket: PathLike | None = None,
+        tcp: str | None = None, tls: PathLike | None = None, writable: bool = False, ttl_s: float | None = None,
+        detach: bool = False, pid_file: PathLike | None = None,
+    ) -> ServedPoint:  # fmt: skip
+        """Serve a disk of a point (the newest by default) over NBD at once; `with` it, and use `.uri`.
+
+        See `recovery.serve.serve`. The replica is only read and replicates on; the point is spared by pruning.
+        """
+        return serve(
+            self.base, point.id if isinstance(point, PointRecord) else point, disk=self._which(disk), socket=socket,
+            tcp=tcp, tls=tls, writable=writable, ttl_s=ttl_s, detach=detach, pid_file=pid_file,
+        )  # fmt: skip
+
+    def _which(self, disk: int | None) -> int:
         count = len(self.base.record.disks)
         if disk is None and count > 1:
             raise UsageError(f"the point has disks 0 to {count - 1}: say which with --disk")
-        wanted = point.id if isinstance(point, PointRecord) else point
-        return recover(
-            self.base, wanted, Path(to), disk=disk or 0, force=force, unchecked=unchecked,
-            progress=progress, files=self._files,
-        )  # fmt: skip
+        return disk or 0
 
     def read(self, point: str | PointRecord | None, offset: int, length: int, *, disk: int = 0) -> bytes:
         """`length` bytes of a point from `offset`, without touching the replica; DamageError when they are damaged."""

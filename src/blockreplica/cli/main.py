@@ -23,6 +23,7 @@ COMMANDS = {
     "resync": "sync",
     "points": "points",
     "recover": "recover",
+    "serve-point": "serve_point",
     "export": "export",
     "status": "status",
     "verify": "verify",
@@ -44,7 +45,7 @@ class LazyGroup(click.Group):
         """The command, or None when there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(import_module(f"{__package__}.{COMMANDS[cmd_name]}"), cmd_name)
+        command = getattr(import_module(f"{__package__}.{COMMANDS[cmd_name]}"), cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)
         return command
 
