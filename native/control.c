@@ -19,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { line_limit = 1 << 16, backlog = 64 };
+enum { line_limit = 1 << 16, backlog = 1024 };
 
 int br_control_new(struct br_tracker *tracker, uint64_t log_limit, struct br_control **made) {
     struct br_control *control = calloc(1, sizeof *control);

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class Control:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(ANSWER_WAIT_S)
         try:
-            connection.connect(f"/proc/self/fd/{fd}")
+            _reach(connection, f"/proc/self/fd/{fd}")
         except ConnectionError:
             connection.close()
             return None
@@ -117,6 +118,17 @@ class Control:
         if "error" in answer:
             raise _error(answer["error"], self._names)
         return dict(answer)
+
+
+def _reach(connection: socket.socket, address: str) -> None:
+    until = time.monotonic() + ANSWER_WAIT_S
+    while True:
+        try:
+            return connection.connect(address)
+        except BlockingIOError:  # so many are waiting that there is no place in the queue
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def _error(told: dict[str, Any], names: Names) -> errors.BlockReplicaError:
