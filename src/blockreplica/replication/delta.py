@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -21,16 +23,29 @@ Rows = NDArray[Any]
 
 def apply_delta(delta: Delta, disk: DiskWriter, size: int, tally: Tally, progress: Progress) -> None:
     """Bring a delta into the disk, which has `size` bytes already."""
-    buffer = bytearray(BATCH_BYTES)
     for rows in delta.coalesced(size):
         for offset, length in rows[rows["operation"] != WRITE][["offset", "length"]].tolist():
             tally.add(dirty=length, sent=disk.zero(Extent(offset, length)))
             progress.advance(length)
-        for batch in data_batches(rows[rows["operation"] == WRITE]):
-            extents = delta.read(batch, buffer)
-            length = int(batch["length"].sum())
+        for extents, buffer in _read_ahead(delta, data_batches(rows[rows["operation"] == WRITE])):
+            length = int(extents["length"].sum())
             tally.add(dirty=length, sent=disk.write(extents, memoryview(buffer)))
             progress.advance(length)
+
+
+def _read_ahead(delta: Delta, batches: Iterable[Rows]) -> Iterator[tuple[Rows, bytearray]]:
+    """EXTENT rows of each batch, and the buffer with its data, while the next is being read into another one."""
+    buffers = deque(bytearray(BATCH_BYTES) for _ in range(2))
+    ahead: tuple[Future[Rows], bytearray] | None = None
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
+        for batch in batches:
+            buffers.rotate()
+            coming = reader.submit(delta.read, batch, buffers[0]), buffers[0]
+            if ahead is not None:
+                yield ahead[0].result(), ahead[1]
+            ahead = coming
+        if ahead is not None:
+            yield ahead[0].result(), ahead[1]
 
 
 def data_batches(rows: Rows, limit: int = BATCH_BYTES) -> Iterator[Rows]:

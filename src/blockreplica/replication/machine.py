@@ -145,6 +145,10 @@ class MachineGroup:
         """Scratch images, and what a dead sync left."""
         self._machine.prepare([{cursor.chain for cursor in cursors} for cursors in known])
 
+    def one_cut(self) -> bool:
+        """What is frozen needs no second."""
+        return True
+
     def cut(self) -> list[Cut | None]:
         """One transaction."""
         return list(self._machine.cut())

@@ -105,7 +105,7 @@ class _Movement:
         group.prepare([self._known(index, cursor) for index, cursor in enumerate(cursors)])
         self._rest = Rest(settings.hooks.hooks())
         # Hooks stand around the cut that becomes the point: what is copied or compared live needs a second one.
-        point = group.frozen or not (settings.resync or self._last is None)
+        point = group.frozen or (group.one_cut() and not settings.resync and self._last is not None)
         cuts = self._rest.around(group.cut) if point else group.cut()
         self._disks = [_Disk(*each) for each in zip(group.sources, cursors, cuts, strict=True)]
 

@@ -98,6 +98,9 @@ class Group(Protocol):
         `known`: for each disk, where the replica stands, and where its interrupted movement began.
         """
 
+    def one_cut(self) -> bool:
+        """Whether a delta needs one cut alone, which then makes the point."""
+
     def cut(self) -> list[Cut | None]:
         """Cut all at one instant; None for each that is not tracked."""
 

@@ -130,6 +130,10 @@ class TrackedGroup:
     def prepare(self, known: Sequence[Sequence[Cursor]]) -> None:
         """A cut of trackers needs nothing beforehand."""
 
+    def one_cut(self) -> bool:
+        """Where logs are kept in transit only, the second cut makes the point of a delta too."""
+        return all(image.log_mode() != "transit" for image in self._images)
+
     def cut(self) -> list[Cut | None]:
         """Cut all at one instant."""
         return cut_together(self._images)
