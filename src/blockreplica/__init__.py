@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from .manifest import PointRecord
     from .progress import Progress
     from .protection import Relationship, Status
+    from .recovery.repair import RepairReport
     from .recovery.retention import Decision, Policy
     from .recovery.serve import ServedPoint
-    from .recovery.verify import VerifyReport
+    from .recovery.verify import Scope, VerifyReport
     from .replication import SyncResult
     from .service.registry import protect, relationship, relationships, set_policy, unprotect
     from .tracking import Cut, TrackedImage, track
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Cut", "Decision", "Export", "PointRecord", "Policy", "Progress", "Relationship", "ServedPoint", "Status",
-    "SyncResult", "TrackedImage", "VerifyReport", "export", "protect", "relationship", "relationships", "set_policy",
-    "track", "unprotect",
+    "Cut", "Decision", "Export", "PointRecord", "Policy", "Progress", "Relationship", "RepairReport", "Scope",
+    "ServedPoint", "Status", "SyncResult", "TrackedImage", "VerifyReport", "export", "protect", "relationship",
+    "relationships", "set_policy", "track", "unprotect",
 ]  # fmt: skip
 
 _HOMES = {
@@ -38,6 +39,7 @@ _HOMES = {
     "ServedPoint": "recovery.serve", "VerifyReport": "recovery.verify", "protect": "service.registry",
     "relationship": "service.registry",
     "relationships": "service.registry", "set_policy": "service.registry",
+    "RepairReport": "recovery.repair", "Scope": "recovery.verify",
     "Decision": "recovery.retention", "Policy": "recovery.retention", "unprotect": "service.registry",
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -24,9 +24,10 @@ from .primaries import DiskState, Kind, addresses, kind_of
 from .primaries.files import room_of
 from .progress import SILENT, Progress
 from .recovery.recover import read_checked, recover
+from .recovery.repair import RepairReport, repair
 from .recovery.retention import Decision, Policy, decide, retire
 from .recovery.serve import ServedPoint, serve
-from .recovery.verify import VerifyReport, verify
+from .recovery.verify import EVERYTHING, Scope, VerifyReport, note_marks, verify
 from .replication import NO_HOOKS, HookSettings, Settings, SyncResult, sync
 from .stores import DirectoryStore, Replica
 
@@ -157,9 +158,23 @@ class Relationship:
             replica.mark(msgspec.structs.replace(marks, pinned=sorted(epochs)))
         return point
 
-    def verify(self, *, progress: Progress = SILENT) -> VerifyReport:
-        """Read everything of the replica and check it."""
-        return verify(self.replica.base, progress=progress, files=self._files)
+    def verify(self, scope: Scope = EVERYTHING, *, progress: Progress = SILENT) -> VerifyReport:
+        """Read the replica, or what `scope` says of it, and check it; marks the points that are damaged."""
+        replica = self.replica.base
+        report = verify(replica, scope, progress=progress, files=self._files)
+        note_marks(replica, scope, report)
+        return report
+
+    def repair(self, *, progress: Progress = SILENT) -> RepairReport:
+        """Put damaged blocks back that the primary, or the newest content, still has; marks what stays damaged."""
+        replica, images = self.replica.base, self.definition.images
+        with ExitStack() as stack:
+            stack.enter_context(replica.locked())
+            group = stack.enter_context(closing(kind_of(images).open(images, self.definition.id, self._files)))
+            primaries = [stack.enter_context(source.open()) for source in group.sources]
+            report = repair(replica, primaries, progress=progress, files=self._files)
+        note_marks(replica, EVERYTHING, report.after)
+        return report
 
     def status(self, *, rate_over_s: float = 0.0) -> Status:
         """How things stand on both sides; a side that can't be read says so in `state`.

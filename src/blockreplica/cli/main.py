@@ -27,6 +27,7 @@ COMMANDS = {
     "export": "export",
     "status": "status",
     "verify": "verify",
+    "repair": "verify",
     "unprotect": "unprotect",
     "hrl": "hrl",
 }

@@ -1,24 +1,39 @@
-"""Reading a whole replica again and checking all of it: records, chain, content, undo logs."""
+"""Reading a replica again and checking it: records, chain, content, undo logs. Syncs go on meanwhile.
+
+All of it, or the content of one point as it would be recovered, or a sample, at no more than so many bytes a second.
+"""
 
 from __future__ import annotations
 
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import kernels
-from ..checksums import ENTRY_SIZE, block_count
-from ..errors import BlockReplicaError, NotFoundError
-from ..extents import Extent, windows
+from ..checksums import ENTRY_SIZE, PAGE_ENTRIES, block_count
+from ..errors import BlockReplicaError, BusyError, NotFoundError
+from ..extents import Extent, merged, windows
 from ..files import FILES, Files
 from ..hrl import LogReader
-from ..manifest import PointRecord, chained
+from ..manifest import Mark, MarksRecord, PointRecord, chained
 from ..progress import SILENT, Progress
 from ..stores import PointReader, Replica
 from ..stores.undo_index import KNOWN, UndoIndex
 from .recover import RIGHT, UNKNOWN, WINDOW_BLOCKS, WRONG, judge, places
+
+RUN_BYTES = 8 << 20
+DEEP_CHAIN = 64  # behind so many logs a block is not put together again: the logs' own checksums have proved it
+ENOUGH_RIGHT = 8
+Rows = NDArray[Any]
+LOCK_TRIES, LOCK_PAUSE_S = 40, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +49,120 @@ class Damage:
 
 @dataclass(slots=True)
 class VerifyReport:
-    """What verify read and found. No damage: every point can be recovered."""
+    """What verify read and found. No damage: every point can be recovered, as far as it was looked at."""
 
     points: int = 0
     bytes_read: int = 0
     blocks_checked: int = 0
     damage: list[Damage] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def found(self, what: str, points: list[str], *, disk: int | None = None, at: Extent | None = None) -> None:
         """Note damage."""
         self.damage.append(Damage(disk, at.offset if at else None, at.length if at else 0, what, points))
 
 
-def verify(replica: Replica, *, progress: Progress = SILENT, files: Files = FILES) -> VerifyReport:
-    """Check every point of a replica; syncs may go on meanwhile, but prune none of the points that are checked."""
-    report = VerifyReport()
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What is looked at: the content of one `point`, else everything; a `sample` of it (0 to 1), chosen by `rng`;
+    at most `bandwidth` bytes a second (0: as fast as it goes)."""
+
+    point: str | None = None
+    sample: float = 1.0
+    bandwidth: int = 0
+    rng: random.Random = field(default_factory=random.Random)
+
+    def window_blocks(self) -> int:
+        """Blocks looked at in one go."""
+        return WINDOW_BLOCKS if self.sample >= 1 and not self.bandwidth else PAGE_ENTRIES
+
+    def chosen(self) -> bool:
+        """Whether the next piece is looked at."""
+        return self.sample >= 1 or self.rng.random() < self.sample
+
+
+class Pace:
+    """Keeps to the bandwidth, and tells the progress."""
+
+    def __init__(
+        self, bandwidth: int, progress: Progress, *,
+        clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep,
+    ) -> None:  # fmt: skip
+        self._bandwidth, self._progress, self._clock, self._sleep = bandwidth, progress, clock, sleep
+        self._began, self._done = clock(), 0
+
+    def done(self, read: int, covered: int) -> None:
+        """So much was read, and so much is covered by that."""
+        self._done += read
+        self._progress.advance(covered)
+        if self._bandwidth:
+            ahead = self._done / self._bandwidth - (self._clock() - self._began)
+            if ahead > 0:
+                self._sleep(ahead)
+
+
+EVERYTHING = Scope()
+
+
+def verify(
+    replica: Replica, scope: Scope = EVERYTHING, *, progress: Progress = SILENT, files: Files = FILES
+) -> VerifyReport:
+    """Check a replica; syncs may go on meanwhile, but prune none of the points that are checked."""
+    report, pace = VerifyReport(), Pace(scope.bandwidth, progress)
     for error in replica.record_errors():
         report.found(str(error), [])
     with ExitStack() as stack:
-        _check(replica, _leased(replica, stack), report, progress, files)
+        points = _leased(replica, stack)
+        report.points = len(points)
+        for damaged in replica.damaged_points():
+            report.found(str(damaged), [])
+        _check_chain(points, report)
+        if scope.point is not None:
+            points = [replica.find(scope.point)]
+            stack.enter_context(replica.lease(points[0]))
+        if points:
+            disks = range(len(points[-1].disks))
+            progress.start("verifying", _amount(replica, points, files))
+            for disk in disks:
+                _Disk(replica, disk, points, scope, report, pace, files).check()
     return report
+
+
+def note_marks(replica: Replica, scope: Scope, report: VerifyReport) -> None:
+    """Mark the points that were found damaged, and unmark those that were found whole; what hinders that is noted."""
+    found: dict[str, str] = {}
+    for damage in report.damage:
+        for point_id in damage.points:
+            found.setdefault(point_id, damage.what)
+    try:
+        points = {point.id: point.epoch for point in replica.points()}
+        damaged = {points[point_id]: what for point_id, what in found.items() if point_id in points}
+        whole = scope.sample >= 1 and scope.point is None
+        held = replica.marks()
+        if _marked(held, damaged, whole=whole) == held:
+            return
+        with _lock(replica):
+            replica.mark(_marked(replica.marks(), damaged, whole=whole))
+    except BlockReplicaError as error:
+        report.notes.append(f"the points are not marked: {error}")
+
+
+def _marked(marks: MarksRecord, damaged: dict[int, str], *, whole: bool) -> MarksRecord:
+    kept = {} if whole else {mark.epoch: mark.what for mark in marks.damaged}
+    both = sorted({**kept, **damaged}.items())
+    return MarksRecord(pinned=marks.pinned, damaged=[Mark(epoch=epoch, what=what) for epoch, what in both])
+
+
+def _lock(replica: Replica) -> ExitStack:
+    with ExitStack() as stack:
+        for _ in range(LOCK_TRIES):
+            try:
+                stack.enter_context(replica.locked())
+                return stack.pop_all()
+            except BusyError:
+                time.sleep(LOCK_PAUSE_S)
+        stack.enter_context(replica.locked())
+        return stack.pop_all()
 
 
 def _leased(replica: Replica, stack: ExitStack) -> list[PointRecord]:
@@ -66,16 +175,23 @@ def _leased(replica: Replica, stack: ExitStack) -> list[PointRecord]:
     return points
 
 
-def _check(replica: Replica, points: list[PointRecord], report: VerifyReport, progress: Progress, files: Files) -> None:
-    report.points = len(points)
-    for damaged in replica.damaged_points():
-        report.found(str(damaged), [])
-    _check_chain(points, report)
-    if not points:
-        return
-    progress.start("verifying", sum(disk.size for disk in points[-1].disks))
-    for disk in range(len(points[-1].disks)):
-        _Disk(replica, disk, points, report, files).check(progress)
+def _amount(replica: Replica, points: Sequence[PointRecord], files: Files) -> int:
+    """Bytes to go through: the disks, and the undo logs between the points."""
+    size = sum(disk.size for disk in points[-1].disks)
+    if len(points) > 1:
+        for disk in range(len(points[-1].disks)):
+            for path in _logs(replica, disk, points, files):
+                with files.open(path) as log:
+                    size += log.size()
+    return size
+
+
+def _logs(replica: Replica, disk: int, points: Sequence[PointRecord], files: Files) -> Iterator[Path]:
+    folder = replica.layout.disk(disk).undo
+    for name in files.names(folder):
+        first = name.split(".")[0].split("-")[0]
+        if name.endswith(".hrl") and first.isdigit() and points[0].epoch < int(first) <= points[-1].epoch:
+            yield folder / name
 
 
 def _check_chain(points: list[PointRecord], report: VerifyReport) -> None:
@@ -85,22 +201,31 @@ def _check_chain(points: list[PointRecord], report: VerifyReport) -> None:
 
 
 class _Disk:
-    """One disk of a replica, all its points."""
+    """One disk of a replica, at all `points`; one alone is read as it would be recovered."""
 
     def __init__(
-        self, replica: Replica, disk: int, points: list[PointRecord], report: VerifyReport, files: Files
-    ) -> None:
-        self._replica, self._disk, self._points, self._report, self._files = replica, disk, points, report, files
+        self, replica: Replica, disk: int, points: list[PointRecord], scope: Scope, report: VerifyReport, pace: Pace,
+        files: Files,
+    ) -> None:  # fmt: skip
+        self._replica, self._disk, self._points, self._files = replica, disk, points, files
+        self._scope, self._report, self._pace = scope, report, pace
 
-    def check(self, progress: Progress) -> None:
+    def check(self) -> None:
         """The newest content against its checksums, then each undo log."""
-        with self._replica.reader(self._points[-1], self._disk) as reader:
-            self._check_size(reader)
-            for window in windows(reader.size, WINDOW_BLOCKS * reader.block_size):
-                self._check_window(reader, window)
-                progress.advance(window.length)
+        try:
+            with self._replica.reader(self._points[-1], self._disk) as reader:
+                self._check_size(reader)
+                for window in windows(reader.size, self._scope.window_blocks() * reader.block_size):
+                    before = self._report.bytes_read
+                    if self._scope.chosen():
+                        self._check_window(reader, window)
+                    self._pace.done(self._report.bytes_read - before, window.length)
+        except BlockReplicaError as error:
+            if self._scope.point is None:
+                raise
+            self._found(str(error), [self._points[-1].id])
         for at in range(len(self._points) - 1):
-            self._check_undo(at)
+            self._check_links(at)
 
     def _found(self, what: str, points: list[str], at: Extent | None = None) -> None:
         self._report.found(what, points, disk=self._disk, at=at)
@@ -136,61 +261,98 @@ class _Disk:
         except OSError:
             touched = [window]
         spans = (extent.aligned(block_size, reader.size) for extent in touched)
-        for offset in sorted({at for span in spans for at in range(span.offset, span.end, block_size)}):
-            at = (offset - window.offset) // block_size * ENTRY_SIZE
-            table[at : at + ENTRY_SIZE] = _block_checksum(reader, offset)
+        for span in merged(sorted(spans)):
+            for run in windows(span.end, max(RUN_BYTES, block_size), start=span.offset):
+                at = (run.offset - window.offset) // block_size * ENTRY_SIZE
+                entries = _checksums(reader, run)
+                table[at : at + len(entries)] = entries
+                self._report.bytes_read += run.length
         return table
 
     def _hurt(self, bad: Extent, points: list[PointRecord]) -> list[str]:
-        """Those of `points` that have this block, and not as their checksum says."""
-        hurt = []
-        for point in points:
+        """Those of `points` that have this block, and not as their checksum says: the newest of them and those before,
+        up to where it is right again."""
+        hurt, right_ones = [], 0
+        for point in reversed(points):
             if bad.offset >= point.disks[self._disk].size:
                 continue
             try:
                 with self._replica.reader(point, self._disk) as reader:
                     window = Extent(bad.offset, min(reader.block_size, reader.size - bad.offset))
-                    right = judge(reader, window, bytearray(_block_checksum(reader, bad.offset)))[0] == RIGHT
+                    right = judge(reader, window, bytearray(_checksums(reader, window)))[0] == RIGHT
             except BlockReplicaError:
                 right = False
+            right_ones = right_ones + 1 if right else 0
             if not right:
                 hurt.append(point.id)
-        return hurt
+            elif right_ones == ENOUGH_RIGHT:
+                break
+        return hurt[::-1]
 
-    def _check_undo(self, at: int) -> None:
-        """The undo log that follows a point: whole, and giving back each block of it that it names."""
-        older = self._points[at]
-        layout = self._replica.layout.disk(self._disk)
+    def _check_links(self, at: int) -> None:
+        """The undo logs between a point and the next: whole, and giving back each block that they name."""
+        older, epoch = self._points[at], self._points[at].epoch
         try:
-            with self._replica.reader(older, self._disk) as reader:
-                index = UndoIndex(layout.undo_index(older.epoch + 1), files=self._files)
-                rows = index.checksums(0, 1 << 62)
-                path = index.log_path
-                if len(index.extents(0, 1 << 62)) or self._files.exists(path):
-                    with LogReader.open(path, files=self._files) as log:
-                        log.check()
-                        self._report.bytes_read += log.file.size()
+            while epoch < self._points[at + 1].epoch:
+                index = UndoIndex(self._replica.layout.disk(self._disk).undo_index(epoch + 1), files=self._files)
                 index.close()
-                for row in rows:
-                    self._check_block(reader, int(row["block"]), row, self._points[: at + 1])
+                if self._scope.chosen():
+                    self._check_undo(index, at, older)
+                epoch = index.last
         except BlockReplicaError as error:
             self._found(str(error), [point.id for point in self._points[: at + 1]])
 
-    def _check_block(self, reader: PointReader, block: int, row: np.void, points: list[PointRecord]) -> None:
-        offset = block * reader.block_size
-        if offset >= reader.size:
-            return
-        self._report.blocks_checked += 1
-        extent = Extent(offset, min(reader.block_size, reader.size - offset))
-        if row["kind"] != KNOWN:
-            self._found("its checksum is lost: nothing proves the before-image", self._hurt(extent, points), extent)
-        elif _block_checksum(reader, offset) != row["checksum"].tobytes():
-            self._found("before-image does not match its checksum", self._hurt(extent, points), extent)
+    def _check_undo(self, index: UndoIndex, at: int, older: PointRecord) -> None:
+        rows, before = index.checksums(0, 1 << 62), self._report.bytes_read
+        if len(index.extents(0, 1 << 62)) or self._files.exists(index.log_path):
+            with LogReader.open(index.log_path, files=self._files) as log:
+                log.check()
+                self._report.bytes_read += log.file.size()
+        self._pace.done(self._report.bytes_read - before, self._report.bytes_read - before)
+        if index.first != older.epoch + 1:
+            return  # what it leads to is no point: a record was lost, or pruning is not done with it
+        if len(self._points) - at > DEEP_CHAIN:
+            rows = rows[rows["kind"] != KNOWN]
+        if len(rows):
+            with self._replica.reader(older, self._disk) as reader:
+                rows = rows[rows["block"] * np.uint64(reader.block_size) < reader.size]
+                most = max(1, RUN_BYTES // reader.block_size)
+                for low, high in _runs(rows["block"], most):
+                    self._check_blocks(reader, rows[low:high], self._points[: at + 1])
+
+    def _check_blocks(self, reader: PointReader, rows: Rows, points: list[PointRecord]) -> None:
+        """A run of blocks, put together as they were at the older point."""
+        self._report.blocks_checked += len(rows)
+        offset = int(rows["block"][0]) * reader.block_size
+        run = Extent(offset, min(len(rows) * reader.block_size, reader.size - offset))
+        got = np.frombuffer(_checksums(reader, run), rows["checksum"].dtype)
+        self._pace.done(run.length, 0)
+        wrong = (got != rows["checksum"]) | (rows["kind"] != KNOWN)
+        for place, lost in zip(np.flatnonzero(wrong).tolist(), (rows["kind"] != KNOWN)[wrong].tolist(), strict=True):
+            start = offset + place * reader.block_size
+            extent = Extent(start, min(reader.block_size, reader.size - start))
+            what = (
+                "its checksum is lost: nothing proves the before-image"
+                if lost
+                else ("before-image does not match its checksum")
+            )
+            self._found(what, self._hurt(extent, points), extent)
 
 
-def _block_checksum(reader: PointReader, offset: int) -> bytes:
-    content = bytearray(min(reader.block_size, reader.size - offset))
-    reader.pread_into(content, offset)
-    entry = bytearray(ENTRY_SIZE)
-    kernels.checksum_buffer(content, reader.block_size, entry, seed=reader.seed)
-    return bytes(entry)
+def _runs(blocks: Rows, most: int) -> Iterator[tuple[int, int]]:
+    """Where runs of consecutive blocks begin and end in an ascending array, none over `most`."""
+    if not len(blocks):
+        return
+    edges = [0, *(np.flatnonzero(np.diff(blocks.astype(np.int64)) != 1) + 1).tolist(), len(blocks)]
+    for low, high in pairwise(edges):
+        for start in range(low, high, most):
+            yield start, min(start + most, high)
+
+
+def _checksums(reader: PointReader, extent: Extent) -> bytearray:
+    """The checksums of an extent of whole blocks of a point, put together in memory."""
+    content = bytearray(extent.length)
+    reader.pread_into(content, extent.offset)
+    table = bytearray(block_count(extent.length, reader.block_size) * ENTRY_SIZE)
+    kernels.checksum_buffer(content, reader.block_size, table, seed=reader.seed)
+    return table

@@ -122,12 +122,13 @@ class Replica:
         return read_record("state", StateRecord, self.layout.state, self._files)
 
     def record_errors(self) -> list[StateError]:
-        """What is wrong with the records of replica and state, and of the store, and with their copies."""
+        """What is wrong with the records of replica, state and marks, and of the store, and with their copies."""
         mark = self.layout.folder.parent / STORE_MARK
         return [
             *record_errors("store", StoreRecord, mark, self._files),
             *record_errors("replica", ReplicaRecord, self.layout.record, self._files),
             *record_errors("state", StateRecord, self.layout.state, self._files),
+            *(record_errors("marks", MarksRecord, self.layout.marks, self._files) if self._has_marks else []),
         ]
 
     def points(self) -> list[PointRecord]:
@@ -256,9 +257,11 @@ class Replica:
 
     def marks(self) -> MarksRecord:
         """What people and verify say of points; StateError when that can't be read: nothing is pruned then."""
-        if not self._files.exists(self.layout.marks) and not self._files.exists(copy_of(self.layout.marks)):
-            return MarksRecord()
-        return read_record("marks", MarksRecord, self.layout.marks, self._files)
+        return read_record("marks", MarksRecord, self.layout.marks, self._files) if self._has_marks else MarksRecord()
+
+    @property
+    def _has_marks(self) -> bool:
+        return self._files.exists(self.layout.marks) or self._files.exists(copy_of(self.layout.marks))
 
     def mark(self, marks: MarksRecord) -> None:
         """Replace the marks; the caller holds the lock."""
@@ -275,6 +278,8 @@ class Replica:
         write_record("store", read_record("store", StoreRecord, mark, self._files), mark, self._files, copy_first=True)
         write_record("replica", self.record, self.layout.record, self._files, copy_first=True)
         write_state(self.layout, self.state(), self._files)
+        if self._has_marks:
+            self.mark(self.marks())
 
     def _read_point(self, epoch: int) -> PointRecord:
         path = self.layout.point(epoch)
