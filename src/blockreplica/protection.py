@@ -30,6 +30,7 @@ from .recovery.serve import ServedPoint, serve
 from .recovery.verify import EVERYTHING, Scope, VerifyReport, note_marks, verify
 from .replication import NO_HOOKS, HookSettings, Settings, SyncResult, sync
 from .stores import DirectoryStore, Replica
+from .tracking import LogMode
 
 DEFAULT_BLOCK_SIZE = 65536
 DEFAULT_KEEP = 24
@@ -40,7 +41,7 @@ class Definition:
     """What a relationship is made of; what the catalog keeps of it.
 
     Without a `policy` the newest `keep` points stay. `tracking_dir`: where the trackers of its images have their files,
-    if not beside them.
+    if not beside them; `log`: when they keep a log.
     """
 
     id: UUID
@@ -52,6 +53,7 @@ class Definition:
     policy: Policy | None = None
     tracking_dir: Path | None = None
     hooks: HookSettings = NO_HOOKS
+    log: LogMode = "always"
 
     @property
     def retention(self) -> Policy:
@@ -221,7 +223,7 @@ class Relationship:
         return self.last
 
     def _kind(self) -> Kind:
-        return kind_of(self.definition.images, self.definition.tracking_dir)
+        return kind_of(self.definition.images, self.definition.tracking_dir, self.definition.log)
 
     def _states(self) -> list[DiskState]:
         return self._kind().states(self.definition.images, self.definition.id, self._files)
@@ -310,7 +312,7 @@ class ReplicaView:
 def define(
     images: Sequence[str | os.PathLike[str]], store: str | os.PathLike[str], *, name: str,
     keep: int = DEFAULT_KEEP, seed: str | os.PathLike[str] | None = None, policy: Policy | None = None,
-    tracking_dir: str | os.PathLike[str] | None = None,
+    tracking_dir: str | os.PathLike[str] | None = None, log: LogMode = "always",
     hooks: HookSettings = NO_HOOKS,
 ) -> Definition:  # fmt: skip
     """A new relationship's definition; UsageError or RefusedError for what can't be one."""
@@ -323,14 +325,14 @@ def define(
     if seed is not None and len(images) > 1:
         raise UsageError("a seed is for a relationship of one image")
     paths = tuple(addresses(images))
-    kind_of(paths, Path(tracking_dir) if tracking_dir is not None else None)
+    kind_of(paths, Path(tracking_dir) if tracking_dir is not None else None, log)
     if len(set(paths)) != len(paths):
         raise UsageError("the same image is named twice")
     return Definition(
         id=uuid4(), name=name, images=paths, store=Path(store).resolve(), keep=keep,
         seed=Path(seed).resolve() if seed is not None else None, policy=policy,
         tracking_dir=Path(tracking_dir).resolve() if tracking_dir is not None else None,
-        hooks=hooks,
+        hooks=hooks, log=log,
     )  # fmt: skip
 
 

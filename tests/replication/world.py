@@ -14,6 +14,7 @@ from blockreplica.progress import SILENT, Progress
 from blockreplica.protection import Relationship
 from blockreplica.replication import SyncResult
 from blockreplica.stores import DirectoryStore
+from blockreplica.tracking import LogMode
 from blockreplica.tracking.names import Names
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -92,6 +93,7 @@ class World:
     block_size: int = BLOCK
     models: dict[str, tuple[bytes, ...]] = field(default_factory=dict)
     held: Relationship | None = None
+    log: LogMode = "always"
 
     @classmethod
     def make(
@@ -128,7 +130,7 @@ class World:
 
     def begin(self, *, seed: Path | None = None) -> Relationship:
         """The relationship and its empty replica, without the first replication."""
-        definition = protection.define(self.images, self.store, name=self.name, keep=self.keep, seed=seed)
+        definition = protection.define(self.images, self.store, name=self.name, keep=self.keep, seed=seed, log=self.log)
         DirectoryStore.create(definition.store).create_replica(protection.new_replica(definition, self.block_size))
         self.held = Relationship(definition)
         return self.held

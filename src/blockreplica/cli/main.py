@@ -28,6 +28,7 @@ COMMANDS = {
     "status": "status",
     "verify": "verify",
     "repair": "verify",
+    "log": "log",
     "unprotect": "unprotect",
     "hrl": "hrl",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -53,6 +54,13 @@ from .sync import describe
     "--pre-cut", metavar="COMMAND", default="", help="Run before each cut; failing, the point is crash-consistent."
 )
 @click.option("--post-cut", metavar="COMMAND", default="", help="Run after each cut, whatever happened.")
+@click.option(
+    "--log",
+    type=click.Choice(["always", "transit"]),
+    default="always",
+    show_default=True,
+    help="When the images' trackers keep a log: always, or only while a sync sends what is dirty.",
+)
 @json_option
 def protect(
     images: tuple[Path, ...],
@@ -66,6 +74,7 @@ def protect(
     guest_agent: Path | None,
     pre_cut: str,
     post_cut: str,
+    log: Literal["always", "transit"],
     as_json: bool,
     **rules: float | None,
 ) -> None:
@@ -83,7 +92,7 @@ def protect(
     with meter() as progress:
         made = br.protect(
             images, store, name=name, block_size=block_size, keep=keep, policy=policy, seed=seed,
-            tracking_dir=tracking_dir, format=format_, guest_agent=guest_agent, pre_cut=pre_cut, post_cut=post_cut,
+            tracking_dir=tracking_dir, log=log, format=format_, guest_agent=guest_agent, pre_cut=pre_cut, post_cut=post_cut,
             progress=progress,
         )  # fmt: skip
     assert made.last is not None

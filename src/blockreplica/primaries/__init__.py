@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UsageError
+from ..tracking import LogMode
 from .base import DiskState, Kind
 from .files import ImageFiles
 from .machines import Machines
@@ -25,17 +26,17 @@ def addresses(words: Sequence[str | os.PathLike[str]]) -> list[Path]:
     return [address for word in words for address in _kind(os.fspath(word)).addresses(os.fspath(word))]
 
 
-def kind_of(addresses: Sequence[Path], tracking_dir: Path | None = None) -> Kind:
+def kind_of(addresses: Sequence[Path], tracking_dir: Path | None = None, log: LogMode = "always") -> Kind:
     """The kind that all of these are of; UsageError when they differ, for they can't be cut at one instant.
-    `tracking_dir`: where the trackers of image files have their own files."""
+    `tracking_dir`: where the trackers of image files have their own files; `log`: when they keep a log."""
     kinds = [_kind(str(address)) for address in addresses]
     if any(kind is not kinds[0] for kind in kinds):
         raise UsageError("disks of a running QEMU and image files can't be cut at one instant: protect them separately")
-    if tracking_dir is None:
+    if tracking_dir is None and log == "always":
         return kinds[0]
     if kinds[0] is not _FILES:
-        raise UsageError("a tracking folder is for image files and block devices; QEMU tracks in itself")
-    return ImageFiles(tracking_dir)
+        raise UsageError("a tracking folder and a log mode are for files and block devices; QEMU tracks in itself")
+    return ImageFiles(tracking_dir, log)
 
 
 def _kind(word: str) -> Kind:

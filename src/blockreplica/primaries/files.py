@@ -12,17 +12,18 @@ from ..errors import BlockReplicaError, NotFoundError
 from ..files import Files
 from ..images.formats import FORMATS, RAW, checked_format, describe, detect, opened_as_raw, served_at
 from ..replication import TrackedGroup
-from ..tracking import ImageSource, image_path, require_image
+from ..tracking import ImageSource, LogMode, image_path, require_image
 from ..tracking.served import ServedImage
 from .base import DiskState
 
 
 class ImageFiles:
     """Addresses are paths without a symbolic link left in them, but for those of block devices; with `qcow2:` and the
-    like in front, of that format. `tracking_dir`: where the trackers' files are, if not beside the images."""
+    like in front, of that format. `tracking_dir`: where the trackers' files are, if not beside the images; `log`: when
+    they keep a log."""
 
-    def __init__(self, tracking_dir: Path | None = None) -> None:
-        self._tracking_dir = tracking_dir
+    def __init__(self, tracking_dir: Path | None = None, log: LogMode = "always") -> None:
+        self._tracking_dir, self._log = tracking_dir, log
 
     def addresses(self, word: str) -> list[Path]:
         """The path, with its format, unless that is raw."""
@@ -57,7 +58,7 @@ class ImageFiles:
                     if not (source.tracked() and shown.exists()):
                         shown = stack.enter_context(opened_as_raw(path, fmt))
                 images.append((source, shown))
-            return TrackedGroup(images, files, stack.pop_all())
+            return TrackedGroup(images, files, stack.pop_all(), log=self._log)
 
     def states(self, addresses: Sequence[Path], relationship: UUID, files: Files) -> list[DiskState]:
         """What the tracker of each says, if it has one."""

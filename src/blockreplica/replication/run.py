@@ -203,7 +203,7 @@ class _Movement:
                 for index in range(len(self._disks))
             ]
             self._keep_logs()
-            self._run_passes(session, passes, plan.action)
+            self._run_passes(session, passes, "dirty blocks" if plan.compares else plan.action)
             for _ in range(ROUNDS):
                 again = self._close_gap(session, stack)
                 if not again:

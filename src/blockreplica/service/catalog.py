@@ -132,10 +132,11 @@ def _row(definition: Definition) -> tuple[str | int | None, ...]:
 
 
 def _settings(definition: Definition) -> dict[str, str]:
+    """What differs from what is usual."""
     hooks = definition.hooks
     found = {
         "tracking_dir": str(definition.tracking_dir or ""), "guest_agent": str(hooks.agent or ""),
-        "pre_cut": hooks.pre_cut, "post_cut": hooks.post_cut,
+        "pre_cut": hooks.pre_cut, "post_cut": hooks.post_cut, "log": definition.log.removeprefix("always"),
     }  # fmt: skip
     return {key: value for key, value in found.items() if value}
 
@@ -154,6 +155,7 @@ def _definition(row: tuple[Any, ...]) -> Definition:
             Path(settings["guest_agent"]) if "guest_agent" in settings else None,
             settings.get("pre_cut", ""), settings.get("post_cut", ""),
         ),
+        log="transit" if settings.get("log") == "transit" else "always",
     )  # fmt: skip
 
 

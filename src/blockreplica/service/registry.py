@@ -9,11 +9,13 @@ from pathlib import Path
 
 from ..errors import NotFoundError, RefusedError
 from ..images.formats import checked_format
+from ..primaries import kind_of
 from ..progress import SILENT, Progress
 from ..protection import DEFAULT_BLOCK_SIZE, DEFAULT_KEEP, Definition, Relationship, check, define, new_replica
 from ..recovery.retention import Policy
 from ..replication import HookSettings
 from ..stores import DirectoryStore
+from ..tracking import LogMode
 from .catalog import Catalog
 
 PathLike = str | os.PathLike[str]
@@ -22,16 +24,16 @@ PathLike = str | os.PathLike[str]
 def protect(
     images: PathLike | Sequence[PathLike], store: PathLike, *, name: str, block_size: int = DEFAULT_BLOCK_SIZE,
     keep: int = DEFAULT_KEEP, policy: Policy | None = None, seed: PathLike | None = None,
-    tracking_dir: PathLike | None = None, format: str | None = None, guest_agent: PathLike | None = None,
-    pre_cut: str = "", post_cut: str = "", progress: Progress = SILENT,
+    tracking_dir: PathLike | None = None, log: LogMode = "always", format: str | None = None,
+    guest_agent: PathLike | None = None, pre_cut: str = "", post_cut: str = "", progress: Progress = SILENT,
 ) -> Relationship:  # fmt: skip
     """Replicate images into a store from now on: checks, then the initial replication (`.last` tells of it).
 
     `images` are paths of what QEMU reads (`format` says which, where name and content differ), or words as
     `qmp:SOCKET?node=NAME,…` for the disks of a running QEMU. All are cut together. Interrupted, the same call goes on
-    where it was. `tracking_dir`: where their trackers keep logs and tracking files, if not beside them. `guest_agent`,
-    a socket of qemu-ga, or the shell commands `pre_cut` and `post_cut` make application-consistent points.
-    RefusedError when the name or the images are taken, the store is not one, or an image lies in it; NoSpaceError when
+    where it was. `tracking_dir`: where their trackers keep logs and tracking files, if not beside them; `log`: when
+    they keep a log, see `set_log`. `guest_agent`, a socket of qemu-ga, or the shell commands `pre_cut` and `post_cut`
+    make application-consistent points. RefusedError when the name or the images are taken, the store is not one, or an image lies in it; NoSpaceError when
     it has too little room.
     """
     listed = [images] if isinstance(images, str | os.PathLike) else list(images)
@@ -39,7 +41,7 @@ def protect(
         listed = [f"{checked_format(format)}:{os.fspath(image)}" for image in listed]
     hooks = HookSettings(Path(guest_agent).resolve() if guest_agent is not None else None, pre_cut, post_cut)
     definition = define(
-        listed, store, name=name, keep=keep, seed=seed, policy=policy, tracking_dir=tracking_dir, hooks=hooks
+        listed, store, name=name, keep=keep, seed=seed, policy=policy, tracking_dir=tracking_dir, hooks=hooks, log=log
     )
     new_replica(definition, block_size)  # what is wrong with it is said before anything is made
     catalog = Catalog()
@@ -80,6 +82,16 @@ def set_policy(name: str, policy: Policy) -> Relationship:
     """Change which points of a relationship are kept, from the next sync or prune on."""
     catalog = Catalog()
     definition = replace(catalog.get(name), policy=policy)
+    catalog.update(definition)
+    return Relationship(definition)
+
+
+def set_log(name: str, mode: LogMode) -> Relationship:
+    """Change when the trackers of a relationship's images keep a log, from the next sync on: "always", or in
+    "transit", while a sync sends what is dirty. An image of several relationships always has one."""
+    catalog = Catalog()
+    definition = replace(catalog.get(name), log=mode)
+    kind_of(definition.images, definition.tracking_dir, mode)
     catalog.update(definition)
     return Relationship(definition)
 
