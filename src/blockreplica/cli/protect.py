@@ -92,8 +92,8 @@ def protect(
     with meter() as progress:
         made = br.protect(
             images, store, name=name, block_size=block_size, keep=keep, policy=policy, seed=seed,
-            tracking_dir=tracking_dir, log=log, format=format_, guest_agent=guest_agent, pre_cut=pre_cut, post_cut=post_cut,
-            progress=progress,
+            tracking_dir=tracking_dir, log=log, format=format_, guest_agent=guest_agent, pre_cut=pre_cut,
+            post_cut=post_cut, progress=progress,
         )  # fmt: skip
     assert made.last is not None
     show(made.last, lambda last: f"{name} is protected\n{describe(last)}", as_json=as_json)

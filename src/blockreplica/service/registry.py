@@ -33,8 +33,8 @@ def protect(
     `qmp:SOCKET?node=NAME,…` for the disks of a running QEMU. All are cut together. Interrupted, the same call goes on
     where it was. `tracking_dir`: where their trackers keep logs and tracking files, if not beside them; `log`: when
     they keep a log, see `set_log`. `guest_agent`, a socket of qemu-ga, or the shell commands `pre_cut` and `post_cut`
-    make application-consistent points. RefusedError when the name or the images are taken, the store is not one, or an image lies in it; NoSpaceError when
-    it has too little room.
+    make application-consistent points. RefusedError when the name or the images are taken, the store is not
+    one, or an image lies in it; NoSpaceError when it has too little room.
     """
     listed = [images] if isinstance(images, str | os.PathLike) else list(images)
     if format is not None:
