@@ -29,6 +29,7 @@ COMMANDS = {
     "verify": "verify",
     "repair": "verify",
     "log": "log",
+    "store": "store",
     "unprotect": "unprotect",
     "hrl": "hrl",
 }

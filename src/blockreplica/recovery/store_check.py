@@ -1,0 +1,61 @@
+"""Checking a whole store by its folder alone: for when the host that replicated into it, and its catalog, are gone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import BlockReplicaError
+from ..files import FILES, Files
+from ..progress import SILENT, Progress
+from ..stores import DirectoryStore, Replica
+from ..stores.layout import STORE_MARK
+from .verify import EVERYTHING, Damage, Scope, VerifyReport, verify
+
+_REPLICA = {"replica", "state", "marks", "blockreplica-store"}
+_PLAIN = {"INCOMPLETE", "lock", "points", "pruning"}
+
+
+@dataclass(slots=True)
+class ReplicaCheck:
+    """One replica: what verify found, whether `disk.img` alone may be copied, and files that nobody knows."""
+
+    name: str
+    copyable: bool = False
+    report: VerifyReport = field(default_factory=VerifyReport)
+    unknown: list[str] = field(default_factory=list)
+
+
+def check_store(
+    folder: Path, scope: Scope = EVERYTHING, *, progress: Progress = SILENT, files: Files = FILES
+) -> list[ReplicaCheck]:
+    """Check every replica in a store; RefusedError when the folder is not one, StateError when it is a newer one."""
+    store = DirectoryStore(folder, files=files)
+    found = []
+    for name in files.names(folder):
+        if not (folder / name).is_dir() or name == "lost+found":
+            continue
+        one = ReplicaCheck(name)
+        try:
+            replica = store.replica(name)
+            one.copyable, one.unknown = not replica.incomplete, _unknown(replica, files)
+            one.report = verify(replica, scope, progress=progress, files=files)
+        except BlockReplicaError as error:
+            one.copyable = False
+            one.report.damage.append(Damage(None, None, 0, str(error), []))
+        found.append(one)
+    return found
+
+
+def _unknown(replica: Replica, files: Files) -> list[str]:
+    """What stands in the replica's folder and belongs to no store of this version."""
+    disks = {f"disk{disk.index}" for disk in replica.record.disks}
+    known = {f"{name}{tail}" for name in _REPLICA for tail in ("", ".copy")} - {STORE_MARK, f"{STORE_MARK}.copy"}
+    known |= _PLAIN | disks
+    strange = [name for name in files.names(replica.layout.folder) if name.removesuffix(".new") not in known]
+    for disk in sorted(disks):
+        inside = files.names(replica.layout.folder / disk)
+        strange += [
+            f"{disk}/{name}" for name in inside if name not in ("disk.img", "undo") and not name.startswith("checksums")
+        ]
+    return strange
