@@ -7,8 +7,16 @@
  */
 #include "rangelock.h"
 
+void br_short_mutex_init(pthread_mutex_t *mutex) {
+    pthread_mutexattr_t kind;
+    pthread_mutexattr_init(&kind);
+    pthread_mutexattr_settype(&kind, PTHREAD_MUTEX_ADAPTIVE_NP);
+    pthread_mutex_init(mutex, &kind);
+    pthread_mutexattr_destroy(&kind);
+}
+
 void br_ranges_init(struct br_ranges *ranges) {
-    pthread_mutex_init(&ranges->mutex, NULL);
+    br_short_mutex_init(&ranges->mutex);
     ranges->first = ranges->last = NULL;
 }
 

@@ -18,6 +18,9 @@ struct br_ranges {
     struct br_range *first, *last; /* in order of arrival */
 };
 
+/* A mutex that is held for a moment only: whoever finds it taken looks again before going to sleep. */
+void br_short_mutex_init(pthread_mutex_t *mutex);
+
 void br_ranges_init(struct br_ranges *ranges);
 void br_ranges_destroy(struct br_ranges *ranges); /* nobody may hold or await a range */
 

@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+enum { ahead = 15 }; /* regions */
 static const char mark_suffix[] = ".whole";
 
 void br_mark_whole(struct br_tracker *tracker) {
@@ -145,10 +146,24 @@ static uint64_t missing(const struct br_hot *hot, struct regions regions) {
     return count;
 }
 
+/* A region was made hot behind one that is: whoever writes on finds the next ones hot, too, and waits for one
+ * fsync where there would have been several. Only free slots are taken for that. */
+static void look_ahead(struct br_tracker *tracker, uint64_t region) {
+    struct br_hot *hot = &tracker->hot;
+    uint64_t end = (tracker->size + BR_HOT_REGION - 1) / BR_HOT_REGION;
+    if (region == BR_HOT_WHOLE || region == 0 || br_hot_find(hot, region - 1) == BR_HOT_NONE)
+        return;
+    for (uint64_t next = region + 1; next <= region + ahead && next < end && hot->used < hot->most; next++)
+        if (br_hot_find(hot, next) == BR_HOT_NONE) {
+            br_hot_add(hot, next, tracker->hot_made);
+            tracker->activations++;
+        }
+}
+
 void br_hot_enter(struct br_tracker *tracker, uint64_t offset, uint64_t length) {
     struct br_hot *hot = &tracker->hot;
     struct regions regions = regions_of(tracker, offset, length);
-    uint64_t needed = 0, cold;
+    uint64_t needed = 0, cold, added = BR_HOT_WHOLE;
     while (!tracker->hot_off && (cold = missing(hot, regions)) > hot->most - hot->used)
         make_room(tracker, cold);
     for (uint64_t i = 0; i < regions.count && !tracker->hot_off; i++) {
@@ -156,11 +171,14 @@ void br_hot_enter(struct br_tracker *tracker, uint64_t offset, uint64_t length) 
         if (slot == BR_HOT_NONE) {
             slot = br_hot_add(hot, regions.first + i, tracker->hot_made);
             tracker->activations++;
+            added = regions.first + i;
         }
         br_hot_touch(hot, slot);
         hot->slots[slot].in_flight++;
         needed = hot->slots[slot].generation > needed ? hot->slots[slot].generation : needed;
     }
+    if (!tracker->hot_off)
+        look_ahead(tracker, added);
     while (!tracker->hot_off && needed > tracker->hot_durable)
         if (tracker->hot_syncing)
             pthread_cond_wait(&tracker->hot_changed, &tracker->mutex);

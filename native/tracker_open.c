@@ -229,7 +229,7 @@ int br_tracker_open(struct br_folder *folder, const char *name, const struct br_
     br_ranges_init(&tracker->ranges);
     pthread_mutex_init(&tracker->cutting, NULL);
     pthread_mutex_init(&tracker->saving, NULL);
-    pthread_mutex_init(&tracker->mutex, NULL);
+    br_short_mutex_init(&tracker->mutex);
     pthread_mutex_init(&tracker->flushing, NULL);
     pthread_cond_init(&tracker->drained, NULL);
     pthread_cond_init(&tracker->flushed, NULL);

@@ -76,6 +76,7 @@ struct br_tracker {
     _Atomic bool image_failed; /* fsync of the image failed once */
     _Atomic bool all_suspect;  /* the tracking file could not be written: see br_mark_whole */
     _Atomic bool critical;
+    _Atomic bool logging;     /* the latest write's epoch had a log: the next one's CRC will be needed */
     _Atomic bool stamp_moved; /* since it was last sent to the disk */
     enum br_found found;
     uint64_t found_dirty;

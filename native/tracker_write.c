@@ -211,19 +211,26 @@ static int take(struct br_tracker *tracker, struct br_range *range, uint64_t off
 
 /* All pieces of a write, under its range's lock; `entry` is the first one's. The lock is taken once before
  * and once after each piece. */
-static int write_all(struct br_tracker *tracker, const char *data, uint64_t length, struct hrl_entry *entry) {
+static int write_all(struct br_tracker *tracker, const char *data, uint64_t length, struct hrl_entry *entry,
+                     bool summed) {
     struct br_place place;
     bool lost = false;
     uint64_t begin = entry->offset, done = 0;
     pthread_mutex_lock(&tracker->mutex);
     struct br_epoch *epoch = enter(tracker, begin, length, &lost);
+    if (br_logged(epoch) && !summed) {
+        pthread_mutex_unlock(&tracker->mutex);
+        *entry = data_entry(begin, entry->length, data);
+        pthread_mutex_lock(&tracker->mutex);
+    }
+    tracker->logging = br_logged(epoch);
     for (int error = 0;;) {
         int unplaced = reserve(tracker, epoch, entry, &place, &lost);
         pthread_mutex_unlock(&tracker->mutex);
         reserved(tracker, epoch, unplaced, lost);
         error = write_piece(tracker, epoch, entry, data + done, &place, !unplaced);
         done += entry->length;
-        if (!error && done < length)
+        if (!error && done < length) /* of a long write; its later pieces */
             *entry = data_entry(begin + done, piece_of(length - done), data + done);
         pthread_mutex_lock(&tracker->mutex);
         if (!unplaced)
@@ -250,12 +257,15 @@ static void send_stamps(struct br_tracker *tracker) {
 
 int br_tracker_pwrite(struct br_tracker *tracker, const void *data, size_t length, uint64_t offset) {
     struct br_range range;
-    struct hrl_entry entry = data_entry(offset, piece_of(length), data); /* its CRC before any lock */
+    bool summed = tracker->logging; /* the CRC before any lock, where there is a log to put it into */
+    struct hrl_entry entry = {.offset = offset, .length = piece_of(length), .operation = HRL_WRITE};
+    if (summed)
+        entry = data_entry(offset, entry.length, data);
     int error = take(tracker, &range, offset, length);
     if (error)
         return error;
     if (length)
-        error = write_all(tracker, data, length, &entry);
+        error = write_all(tracker, data, length, &entry, summed);
     br_range_unlock(&tracker->ranges, &range);
     send_stamps(tracker);
     return error;
