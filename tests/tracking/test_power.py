@@ -20,7 +20,7 @@ from blockreplica import kernels
 from blockreplica.tracking import ImageSource
 from crash.recording import Op, PowerCut, RecordingFiles, Unsynced
 
-from .helpers import GRANULE, MIB, HookedFiles, differing_granules, dirty_granules
+from .helpers import GRANULE, MIB, HookedFiles, differing_granules, dirty_granules, unexplained
 
 REGION = 4 * MIB
 SIZE = 24 * REGION
@@ -142,6 +142,50 @@ def test_without_one_of_its_fsyncs_a_power_cut_would_lose_a_change(tmp_path: Pat
         except AssertionError:
             return
     pytest.fail("nothing was lost")
+
+
+def die_then_lose_power(tmp_path: Path, *, lies: Callable[[Path], bool] = lambda _: False) -> None:
+    """A tracker is killed, another takes over in the same boot; then the power goes, at any step of its life."""
+    live = tmp_path / "live"
+    live.mkdir()
+    image = live / "vm.img"
+    image.touch()
+    os.truncate(image, SIZE)
+    disk, files, rng = PowerCut(live), RecordingFiles(), random.Random(SEED)
+    first = kernels.Tracker(live, "vm.img", files=files, log_limit=1 << 30)
+    for number in range(8):
+        first.pwrite(b"first" * 1000, number * REGION)
+    first.drop()
+    begun, files.lies = len(files.ops), lies
+    second = kernels.Tracker(live, "vm.img", files=files, log_limit=1 << 30)
+    second.pwrite(b"second" * 1000, 9 * REGION)
+    inode = image.stat()
+    second.drop()
+    for step, op in enumerate(files.ops):
+        disk.feed(op)
+        if step < begun or (rng.random() > 0.3 and step < len(files.ops) - 4):
+            continue
+        target = tmp_path / "built"
+        disk.build(target, rng)
+        after_reboot(target / "vm.img", inode)
+        source = ImageSource.open(target / "vm.img", files=Unsynced())
+        cut = source.cut()
+        assert cut is not None
+        lost = unexplained(source.records(0, cut.epoch), bytes(SIZE), (target / "vm.img").read_bytes())
+        assert not lost, f"seed {SEED}, step {step} of {len(files.ops)}: {sorted(lost)}"
+        shutil.rmtree(target)
+
+
+def test_power_lost_after_a_killed_tracker_was_taken_over_loses_no_change(tmp_path: Path) -> None:
+    """Its log is whole, its image in memory alone, and its hot regions are forgotten: unless the image is fsynced."""
+    print(f"seed {SEED}")
+    die_then_lose_power(tmp_path)
+
+
+def test_without_the_fsync_at_the_take_over_a_change_would_be_lost(tmp_path: Path) -> None:
+    print(f"seed {SEED}")
+    with pytest.raises(AssertionError):
+        die_then_lose_power(tmp_path, lies=lambda path: path.name == "vm.img")
 
 
 def open_hooked(tmp_path: Path, files: HookedFiles, regions: int = 4) -> kernels.Tracker:
