@@ -278,9 +278,20 @@ class TestPartial:
         image.pwrite(b"one" * 10, 3 * MIB)
         image._tracker.drop()
         image.close()
+        assert world.sync().action == "delta", "rule 1: its log is finished"
+        world.check()
+
+    def test_the_machine_went_down(self, tmp_path: Path) -> None:
+        """Rule 2: what was hot is compared, and the result says how much that was."""
+        world = protected(tmp_path, size=16 * MIB)
+        image = track(world.image)
+        image.pwrite(b"one" * 10, 3 * MIB)
+        image._tracker.drop()
+        image.close()
+        kernels.Tracker(world.image.parent, world.image.name, settle_only=True, boot_id=b"another boot....").close()
         result = world.sync()
         assert result.action == "partial-resync"
-        assert 0 < result.bytes_scanned <= 65536
+        assert 0 < result.bytes_scanned <= 4 * MIB
         world.check()
 
     @pytest.mark.usefixtures("small_windows")
