@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 
 _AGAIN = 4 << 20
+_FICLONE = 0x40049409
+_NO_CLONE = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM, errno.ETXTBSY)
 
 
 class File:
@@ -93,6 +95,17 @@ class File:
         """
         with source.window(offset, length) as fd, translated(self.path, f"copying {source.path} from offset {offset}"):
             return kernels.copy_file(fd, self._fd, offset, length, block_size, table, seed=seed, punch=punch)
+
+    def clone_from(self, source: File) -> bool:
+        """Become a copy of `source` that shares its blocks; False where the file system can't do that."""
+        with translated(self.path, f"cloning {source.path}"):
+            try:
+                fcntl.ioctl(self._fd, _FICLONE, source.fileno())
+            except OSError as error:
+                if error.errno in _NO_CLONE:
+                    return False
+                raise
+        return True
 
     def zero(self, offset: int, length: int) -> None:
         """Make the extent read as zeros, as a hole where the file system has holes; the size stays."""

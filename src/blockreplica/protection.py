@@ -17,6 +17,7 @@ from uuid import UUID, uuid4
 import msgspec
 
 from .errors import BlockReplicaError, NoSpaceError, RefusedError, UsageError, translated
+from .extents import Extent
 from .files import FILES, Files
 from .manifest import PointRecord, ReplicaDisk, ReplicaRecord, check_name
 from .nbdkit import PathLike
@@ -271,13 +272,18 @@ class ReplicaView:
 
     def recover(
         self, point: str | PointRecord | None, to: str | os.PathLike[str], *, disk: int | None = None,
-        force: bool = False, unchecked: bool = False, progress: Progress = SILENT,
+        force: bool = False, unchecked: bool = False, part: Extent | None = None, in_place: bool = False,
+        image_format: str = "raw", progress: Progress = SILENT,
     ) -> str:  # fmt: skip
-        """Write a disk of a point (the newest by default) to a new sparse file; returns the point's id."""
+        """Write a disk of a point (the newest by default) to a new sparse file; returns the point's id.
+
+        Or only a `part` of it; or over an image that is there, `in_place`; or in another format. See
+        `recovery.recover.recover`.
+        """
         wanted = point.id if isinstance(point, PointRecord) else point
         return recover(
             self.base, wanted, Path(to), disk=self._which(disk), force=force, unchecked=unchecked,
-            progress=progress, files=self._files,
+            part=part, in_place=in_place, image_format=image_format, progress=progress, files=self._files,
         )  # fmt: skip
 
     def serve(

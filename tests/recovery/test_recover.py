@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,14 @@ import pytest
 from blockreplica import track
 from blockreplica.checksums import PAGE_SIZE
 from blockreplica.errors import DamageError, NotFoundError, RefusedError, UsageError
+from blockreplica.extents import Extent
+from blockreplica.files import File
 from blockreplica.progress import Progress
 from blockreplica.recovery import recover as module
+from blockreplica.recovery.recover import copy_window, recover
+from blockreplica.recovery.serve import PLUGIN
 from blockreplica.replication import bulk
+from blockreplica.stores import DirectoryStore
 from replication.world import BLOCK, Interrupting, World, flip, foreign_write, write
 
 SIZE = 3 * 255 * BLOCK + 1234
@@ -134,10 +141,117 @@ def test_a_bad_page_does_not_hide_damaged_content(world: World) -> None:
         world.recovered("1.3")
 
 
-def test_interrupted_it_leaves_nothing(world: World) -> None:
+def test_interrupted_it_goes_on_where_it_was(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         world.vm.replica.recover("1.1", world.folder / "out.img", progress=Interrupting(1))
+    assert left(world) == ["out.img.blockreplica-partial"]
+    written = watch_writes(monkeypatch)
+    copied = []
+    monkeypatch.setattr(module, "copy_window", lambda *a: copied.append(a[2].offset) or copy_window(*a))  # type: ignore[func-returns-value]
+    world.vm.replica.recover("1.1", world.folder / "out.img")
+    assert (world.folder / "out.img").read_bytes() == world.models["1.1"][0]
+    assert copied == [2 * 255 * BLOCK, 3 * 255 * BLOCK], "the first two windows were there"
+    assert not [at for at in written if at < 2 * 255 * BLOCK]
+    assert left(world) == ["out.img"]
+
+
+def watch_writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The offsets of what is written from now on through File.pwrite."""
+    offsets: list[int] = []
+    pwrite = File.pwrite
+
+    def watched(self: File, data: bytes, offset: int) -> None:
+        offsets.append(offset)
+        pwrite(self, data, offset)
+
+    monkeypatch.setattr(File, "pwrite", watched)
+    return offsets
+
+
+def test_what_an_interrupted_recover_left_is_proved_not_believed(world: World) -> None:
+    partial = world.folder / "out.img.blockreplica-partial"
+    partial.write_bytes(bytearray(world.models["1.1"][0]))
+    flip(partial, 310_000)
+    os.truncate(partial, SIZE - 100)
+    world.vm.replica.recover("1.1", world.folder / "out.img")
+    assert (world.folder / "out.img").read_bytes() == world.models["1.1"][0]
+
+
+def test_in_place_only_what_differs_is_written(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = world.folder / "out.img"
+    target.write_bytes(world.models["1.3"][0])
+    flip(target, 5 * BLOCK + 7)
+    written = watch_writes(monkeypatch)
+    inode = target.stat().st_ino
+    world.vm.replica.recover("1.3", target, in_place=True)
+    assert target.read_bytes() == world.models["1.3"][0]
+    assert {at // BLOCK for at in written} <= {5}
+    world.vm.replica.recover("1.1", target, in_place=True)
+    assert target.read_bytes() == world.models["1.1"][0]
+    assert target.stat().st_ino == inode
+    os.truncate(target, SIZE + 50_000)
+    world.vm.replica.recover("1.2", target, in_place=True)
+    assert target.read_bytes() == world.models["1.2"][0]
+    with pytest.raises(NotFoundError):
+        world.vm.replica.recover("1.2", world.folder / "no.img", in_place=True)
+
+
+def test_a_part_of_a_point_is_a_file_of_that_part(world: World) -> None:
+    whole, target = world.models["1.2"][0], world.folder / "part.img"
+    for offset, length in ((0, SIZE), (299_999, 12_345), (SIZE - 3, 3), (10, 0)):
+        world.vm.replica.recover("1.2", target, part=Extent(offset, length), force=True)
+        assert target.read_bytes() == whole[offset : offset + length]
+    with pytest.raises(UsageError):
+        world.vm.replica.recover("1.2", target, part=Extent(SIZE, 1), force=True)
+    assert left(world) == ["part.img"]
+
+
+@pytest.mark.skipif(not PLUGIN.exists() or shutil.which("qemu-img") is None, reason="nbdkit or qemu-img is missing")
+@pytest.mark.parametrize("image_format", ["qcow2", "vhdx", "vpc", "vmdk", "vdi"])
+def test_a_point_in_another_format_holds_the_same(world: World, image_format: str) -> None:
+    target = world.folder / f"out.{image_format}"
+    world.vm.replica.recover("1.2", target, image_format=image_format)
+    command = ["qemu-img", "convert", "-f", image_format, "-O", "raw", str(target), str(world.folder / "back.img")]
+    subprocess.run(command, check=True)
+    back, model = (world.folder / "back.img").read_bytes(), world.models["1.2"][0]
+    assert back[:SIZE] == model  # the formats have sizes in sectors, and more
+    assert not any(back[SIZE:])
+    with pytest.raises(RefusedError, match="there already"):
+        world.vm.replica.recover("1.2", target, image_format=image_format)
+
+
+@pytest.mark.skipif(not PLUGIN.exists() or shutil.which("qemu-img") is None, reason="nbdkit or qemu-img is missing")
+def test_a_damaged_point_is_in_no_format(world: World) -> None:
+    flip(world.disk() / "disk.img", 310_000)
+    with pytest.raises(DamageError):
+        world.vm.replica.recover("1.3", world.folder / "out.qcow2", image_format="qcow2")
+    with pytest.raises(UsageError):
+        world.vm.replica.recover("1.1", world.folder / "out.xyz", image_format="xyz")
     assert left(world) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mkfs.btrfs") is None, reason="needs root and btrfs-progs")
+def test_where_blocks_can_be_shared_they_are(world: World) -> None:
+    """The store and the target on one btrfs: what the point has as the newest one takes no room."""
+    device, mount = world.folder / "btrfs", world.folder / "mnt"
+    mount.mkdir()
+    device.touch()
+    os.truncate(device, 512 << 20)
+    subprocess.run(["mkfs.btrfs", "-q", str(device)], check=True)
+    if subprocess.run(["mount", "-o", "loop", str(device), str(mount)], check=False).returncode != 0:
+        pytest.skip("can't mount a loop device here")
+    try:
+        shutil.copytree(world.store, mount / "store")
+        replica = DirectoryStore(mount / "store").replica("vm")
+        for point in ("1.1", "1.2", "1.3"):
+            recover(replica, point, mount / f"{point}.img")
+            assert (mount / f"{point}.img").read_bytes() == world.models[point][0]
+        os.sync()
+        command = ["btrfs", "filesystem", "du", "--raw", "-s", str(mount / "1.3.img")]
+        used = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1].split()
+        assert int(used[1]) == 0, f"exclusive bytes of a clone: {used}"
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
 
 
 def test_what_a_killed_recover_left_is_no_hindrance(world: World) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .. import units
-from .common import json_option, show
+from .common import json_option, show, size
 from .meter import meter
 
 
@@ -19,19 +19,51 @@ from .meter import meter
 @click.option("--to", required=True, type=click.Path(path_type=Path), metavar="FILE", help="Where to.")
 @click.option("--disk", type=click.IntRange(min=0), metavar="N", help="Which one, from 0; needed with several.")
 @click.option("--force", is_flag=True, help="Replace FILE when it exists.")
+@click.option("--in-place", is_flag=True, help="Change FILE, an image or block device, writing only what differs.")
+@click.option("--offset", type=size, metavar="SIZE", help="Only from there; with --length.")
+@click.option("--length", type=size, metavar="SIZE", help="Only so much; from 0 without --offset.")
+@click.option(
+    "--format",
+    "image_format",
+    type=click.Choice(["raw", "qcow2", "vhdx", "vpc", "vmdk", "vdi"]),
+    default="raw",
+    help="Of FILE [default: raw].",
+)
 @json_option
-def recover(name: str, point: str | None, to: Path, disk: int | None, force: bool, as_json: bool) -> None:
+def recover(
+    name: str,
+    point: str | None,
+    to: Path,
+    disk: int | None,
+    force: bool,
+    in_place: bool,
+    offset: int | None,
+    length: int | None,
+    image_format: str,
+    as_json: bool,
+) -> None:
     """Recover an image as it was at a recovery point into FILE.
 
-    The file is sparse, and checked against the point's checksums. The replica is only read.
+    The file is sparse, and checked against the point's checksums. The replica is only read. Interrupted, the same
+    command goes on where it was.
     """
     import blockreplica as br
+    from blockreplica.extents import Extent
 
+    if offset is not None and length is None:
+        raise click.UsageError("--offset needs --length")
+    part = Extent(offset or 0, length) if length is not None else None
     began = time.monotonic()
     with meter() as progress:
-        recovered = br.relationship(name).replica.recover(point, to, disk=disk, force=force, progress=progress)
+        recovered = br.relationship(name).replica.recover(
+            point, to, disk=disk, force=force, part=part, in_place=in_place, image_format=image_format,
+            progress=progress,
+        )  # fmt: skip
     took = round(time.monotonic() - began, 3)
-    done = {"name": name, "point": recovered, "disk": disk or 0, "to": to, "size": to.stat().st_size, "seconds": took}
+    done = {
+        "name": name, "point": recovered, "disk": disk or 0, "to": to, "format": image_format,
+        "size": to.stat().st_size, "seconds": took,
+    }  # fmt: skip
     show(done, describe, as_json=as_json)
 
 

@@ -1,7 +1,16 @@
-"""Recovering a point to a file: sparse, checked against the point's checksums, whole or not there at all."""
+"""Recovering a point to a file: sparse, checked against the point's checksums, whole or not there at all.
+
+It is written beside its place under a name of our own. What an interrupted recovery left there needs no record: each
+block of it that has the point's checksum is right, whoever wrote it, and only the others are written. Two more ways are
+that one: a file system that shares blocks (`FICLONE`) gives the newest content at once, of which the blocks are written
+that the point has otherwise; and an image that is there already is brought to the point in place.
+"""
 
 from __future__ import annotations
 
+import os
+import stat
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,65 +18,160 @@ from numpy.typing import NDArray
 
 from .. import kernels
 from ..checksums import ENTRY_SIZE, PAGE_ENTRIES, block_count
-from ..errors import BusyError, DamageError, RefusedError, StorageError
+from ..errors import (
+    BusyError,
+    DamageError,
+    NotFoundError,
+    RefusedError,
+    StorageError,
+    UsageError,
+    translated,
+)
 from ..extents import Extent, windows
 from ..files import FILES, File, Files
 from ..progress import SILENT, Progress
 from ..stores import PointReader, Replica
 from ..stores.point_reader import DAMAGED, LOST, TRUSTED
+from .convert import convert
 
 WINDOW_BLOCKS = PAGE_ENTRIES * 8
 READ_BYTES = 8 << 20
 GRANULE = 4096
-PARTIAL = ".blockreplica-partial"  # a name that nobody else's file has: what stands there is begun anew
+PARTIAL = ".blockreplica-partial"  # a name that nobody else's file has: what stands there is taken up
 RIGHT, WRONG, UNKNOWN = 0, 1, 2
 
 
 def recover(
     replica: Replica, point_id: str | None, to: Path, *, disk: int = 0, force: bool = False, unchecked: bool = False,
-    progress: Progress = SILENT, files: Files = FILES,
+    part: Extent | None = None, in_place: bool = False, image_format: str = "raw", progress: Progress = SILENT,
+    files: Files = FILES,
 ) -> str:  # fmt: skip
-    """Write a disk of a point to the file `to`; returns the point's id.
+    """Write a disk of a point, or a `part` of it, to the file `to`; returns the point's id.
 
-    It is written beside its place and renamed once it is durable. DamageError when a block does not match the
-    point's checksum; also when a checksum is not known, unless `unchecked` accepts that.
+    It is written beside its place and renamed once it is durable; interrupted, the same call goes on where it was.
+    With `in_place`, `to` is an image or a block device that is there, and only what differs is written: interrupted,
+    it is a mixture. `image_format`: as of qemu-img. DamageError when a block does not match the point's checksum, or
+    has none that is known, unless `unchecked` accepts the latter.
     """
+    if in_place + (part is not None) + (image_format != "raw") > 1:
+        raise UsageError("a part of a disk, an image in place, another format: wanted one of them at most")
     point = replica.find(point_id)
-    if to.exists() and not force:
+    _require_place(replica, to, force=force, in_place=in_place)
+    if image_format != "raw":
+        if unchecked:
+            raise UsageError(f"a recovery to {image_format} is always checked")
+        convert(replica, point.id, disk, image_format, to, to.with_name(to.name + PARTIAL), progress, files)
+        return point.id
+    with replica.reader(point, disk) as reader:
+        job = _Job(reader, unchecked, progress)
+        progress.start(f"recovering {point.id}", part.length if part else reader.size)
+        if in_place:
+            with files.open(to, write=True) as target:
+                _in_place(job, target)
+        else:
+            _beside(job, to, part, files)
+    return point.id
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    reader: PointReader
+    unchecked: bool
+    progress: Progress
+
+
+def _require_place(replica: Replica, to: Path, *, force: bool, in_place: bool) -> None:
+    if in_place and not to.exists():
+        raise NotFoundError(f"{to}: is not there to be changed in place; leave --in-place out")
+    if to.exists() and not force and not in_place:
         raise RefusedError(f"{to}: is there already; choose another file, or --force to replace it")
     if to.is_dir() or not to.parent.is_dir():
         raise RefusedError(f"{to}: wanted a file in a folder that exists")
     if to.resolve().is_relative_to(replica.layout.folder.resolve()):
         raise RefusedError(f"{to}: lies inside the replica; choose a place outside the store")
+
+
+def _in_place(job: _Job, target: File) -> None:
+    if not target.lock():
+        raise BusyError(f"{target.path}: somebody else has it locked")
+    size = job.reader.size
+    if stat.S_ISBLK(os.fstat(target.fileno()).st_mode):
+        if target.size() < size:
+            raise RefusedError(f"{target.path}: has {target.size()} bytes; the point has {size}")
+    else:
+        target.truncate(size)
+    for window in windows(size, WINDOW_BLOCKS * job.reader.block_size):
+        _mend_window(job, target, window)
+        job.progress.advance(window.length)
+    target.sync()
+
+
+def _beside(job: _Job, to: Path, part: Extent | None, files: Files) -> None:
     partial = to.with_name(to.name + PARTIAL)
-    with replica.reader(point, disk) as reader, files.open(partial, write=True, create=True) as target:
+    with files.open(partial, write=True, create=True) as target:
         if not target.lock():
             raise BusyError(f"{partial}: another recovery writes to it; wait for that, or choose another file")
         try:
-            target.truncate(0)
-            target.truncate(reader.size)
-            progress.start(f"recovering {point.id}", reader.size)
-            for window in windows(reader.size, WINDOW_BLOCKS * reader.block_size):
-                _recover_window(reader, target, window, unchecked=unchecked)
-                progress.advance(window.length)
+            if part is not None:
+                _write_part(job, target, part)
+            else:
+                _write_whole(job, target)
             target.sync()
             files.rename(partial, to)
-            files.sync_folder(to.parent)
-        except BaseException:
+        except (DamageError, UsageError):
             files.unlink(partial)
             raise
-    return point.id
+    files.sync_folder(to.parent)
 
 
-def _recover_window(reader: PointReader, target: File, window: Extent, *, unchecked: bool) -> None:
-    table = copy_window(reader, target, window)
-    verdict = judge(reader, window, table)
+def _write_whole(job: _Job, target: File) -> None:
+    size = job.reader.size
+    begun = target.size() > 0 or (size > 0 and target.clone_from(job.reader.image))
+    target.truncate(size)
+    for window in windows(size, WINDOW_BLOCKS * job.reader.block_size):
+        if begun:
+            _mend_window(job, target, window)
+        else:
+            _require_right(job, target, window, copy_window(job.reader, target, window))
+        job.progress.advance(window.length)
+
+
+def _write_part(job: _Job, target: File, part: Extent) -> None:
+    if part.end > job.reader.size:
+        raise UsageError(f"offset {part.offset}, length {part.length}: the disk has {job.reader.size} bytes")
+    target.truncate(0)
+    target.truncate(part.length)
+    for piece in windows(part.end, READ_BYTES, start=part.offset):
+        content = bytearray(read_checked(job.reader, piece.offset, piece.length))
+        _write_sparse(target, content, piece.offset - part.offset, fresh=True)
+        job.progress.advance(piece.length)
+
+
+def _mend_window(job: _Job, target: File, window: Extent) -> None:
+    """Write what of a window `target` has otherwise than the point."""
+    reader = job.reader
+    data = target.next_data(window.offset)
+    if (data is None or data >= window.end) and stat.S_ISREG(os.fstat(target.fileno()).st_mode):
+        _require_right(job, target, window, copy_window(reader, target, window))
+        return
+    table = bytearray(block_count(window.length, reader.block_size) * ENTRY_SIZE)
+    with translated(target.path, f"reading from offset {window.offset}"):
+        kernels.checksum_file(target.fileno(), window.offset, window.length, reader.block_size, table, seed=reader.seed)
+    wrong = places(reader, window, judge(reader, window, table) != RIGHT)
+    runs = [clipped for each in wrong if (clipped := each.clip(window.offset, window.end))]
+    _compose(reader, target, window, runs, table, fresh=False)
+    _require_right(job, target, window, table)
+
+
+def _require_right(job: _Job, target: File, window: Extent, table: bytearray) -> None:
+    """DamageError when what was written does not have the point's checksums."""
+    verdict = judge(job.reader, window, table)
     for found, what, hint in (
         (WRONG, "the replica's content does not match the point's checksums", "recover another one, and run verify"),
         (UNKNOWN, "the point's checksums are lost", "--unchecked recovers it without them"),
     ):
-        bad = places(reader, window, verdict == found)
-        if bad and not (unchecked and found == UNKNOWN):
+        bad = places(job.reader, window, verdict == found)
+        if bad and not (job.unchecked and found == UNKNOWN):
             where = ", ".join(f"{place.offset} ({place.length} bytes)" for place in bad[:3])
             raise DamageError(f"{target.path}: {what} at offset {where}; nothing was written; {hint}")
 
