@@ -1,7 +1,7 @@
 """`make bench`: whole commands against whole commands, side by side in one run, and what must not grow.
 
     --size 4GiB     the image of the races         --quick     small and few, to see that everything runs
-    --runs 7        rounds of each race            --only A,B  of: resync, initial, delta, memory, help, nbd
+    --runs 7        rounds of each race            --only A,B  of: resync, initial, delta, memory, help, nbd, points
     --work DIR      where it all happens
 
 Prints medians and ratios, and writes results.json and results.png into the work folder.
@@ -20,6 +20,7 @@ import blockreplica as br
 import images
 import machine
 import nbd
+import points
 import races
 import report
 import scale
@@ -27,8 +28,8 @@ from blockreplica.units import GIB, MIB, TIB, parse_size
 from measure import Series
 from report import Goal
 
-SECTIONS = ["resync", "initial", "delta", "memory", "help", *nbd.SECTIONS]
-GROUPS = {"nbd": list(nbd.SECTIONS)}
+SECTIONS = ["resync", "initial", "delta", "memory", "help", *nbd.SECTIONS, *points.SECTIONS]
+GROUPS = {"nbd": list(nbd.SECTIONS), "points": list(points.SECTIONS)}
 HOLES, CHANGED = 0.4, 0.01
 
 
@@ -43,6 +44,7 @@ class Plan:
     large_disk: int
     dirty: int
     served: nbd.Scale
+    points: points.Scale
 
 
 Runner = Callable[[Plan], tuple[dict[str, Series], list[Goal]]]
@@ -60,11 +62,12 @@ def parse() -> tuple[Plan, list[str]]:
     wanted = [section for name in options.only.split(",") for section in GROUPS.get(name, [name])]
     if unknown := set(wanted) - set(SECTIONS):
         parser.error(f"no such section: {', '.join(sorted(unknown))}")
-    plan = Plan(4 * GIB, 7, options.work, GIB, TIB, 64 * MIB, nbd.FULL)
+    plan = Plan(4 * GIB, 7, options.work, GIB, TIB, 64 * MIB, nbd.FULL, points.FULL)
     if options.quick:
-        plan = Plan(256 * MIB, 1, options.work, 256 * MIB, 16 * GIB, 8 * MIB, nbd.QUICK)
+        plan = Plan(256 * MIB, 1, options.work, 256 * MIB, 16 * GIB, 8 * MIB, nbd.QUICK, points.QUICK)
     plan.size, plan.runs = options.size or plan.size, options.runs or plan.runs
     plan.served = replace(plan.served, rounds=plan.runs)
+    plan.points = replace(plan.points, rounds=plan.runs)
     return plan, wanted
 
 
@@ -128,15 +131,21 @@ def over_nbd(section: str) -> Runner:
     return lambda plan: nbd.SECTIONS[section][1](plan.work, plan.served)
 
 
+def of_points(section: str) -> Runner:
+    """A section of recovery points."""
+    return lambda plan: points.SECTIONS[section][1](plan.work, plan.points)
+
+
 RUNNERS: dict[str, Runner] = {"resync": resync, "initial": initial, "delta": delta, "memory": memory, "help": help_time}
 RUNNERS |= {section: over_nbd(section) for section in nbd.SECTIONS}
+RUNNERS |= {section: of_points(section) for section in points.SECTIONS}
 TITLES = {
     "resync": "1 % of the 64 KiB blocks changed: bring the copy up to date",
     "initial": "The first copy",
     "delta": "A delta of the same size on a small and on a large sparse disk",
     "memory": "Every command on the large sparse disk, once",
     "help": "Start-up",
-} | {section: title for section, (title, _) in nbd.SECTIONS.items()}
+} | {section: title for section, (title, _) in (nbd.SECTIONS | points.SECTIONS).items()}
 
 
 def main() -> None:

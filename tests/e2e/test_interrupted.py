@@ -92,9 +92,12 @@ def test_an_interrupted_sync_keeps_the_old_points_and_goes_on(
     assert recovered(None, tmp_path) == image.read_bytes()
 
 
-def test_an_interrupted_recovery_leaves_no_file(image: Path, tmp_path: Path) -> None:
+def test_an_interrupted_recovery_goes_on_where_it_was(image: Path, tmp_path: Path) -> None:
     br.protect(image, tmp_path / "store", name="vm")
     target = tmp_path / "there" / "out.img"
     target.parent.mkdir()
     assert_interrupted(interrupt(1, "recover", "vm", "--to", target))
-    assert os.listdir(target.parent) == []
+    assert os.listdir(target.parent) == ["out.img.blockreplica-partial"]
+    br.relationship("vm").replica.recover(None, target)
+    assert os.listdir(target.parent) == ["out.img"]
+    assert target.read_bytes() == image.read_bytes()

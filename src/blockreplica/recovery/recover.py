@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from .. import kernels
 from ..checksums import ENTRY_SIZE, PAGE_ENTRIES, block_count
 from ..errors import (
+    BlockReplicaError,
     BusyError,
     DamageError,
     NotFoundError,
@@ -118,7 +119,7 @@ def _beside(job: _Job, to: Path, part: Extent | None, files: Files) -> None:
                 _write_whole(job, target)
             target.sync()
             files.rename(partial, to)
-        except (DamageError, UsageError):
+        except BlockReplicaError:  # a full disk, too, is not kept full; being interrupted leaves it, to go on
             files.unlink(partial)
             raise
     files.sync_folder(to.parent)
