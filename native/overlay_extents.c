@@ -25,8 +25,8 @@ static int next_data(struct br_file *file, uint64_t start, uint64_t end, uint64_
 
 /* Lower *quiet to where the table may say anything but zeros. */
 static int quiet_table(struct br_overlay *overlay, uint64_t start, uint64_t end, uint64_t *quiet) {
-    uint64_t page = (uint64_t)overlay->point.block_size * BR_PAGE_ENTRIES, first = start / page, low, high,
-             next;
+    uint64_t page = (uint64_t)overlay->point.block_size * BR_PAGE_ENTRIES, first = start / page, low = 0,
+             high = 0, next;
     int error = next_data(overlay->table, first * BR_PAGE_SIZE, (end / page + 1) * BR_PAGE_SIZE, &next);
     if (!error)
         error = br_overlay_missing(overlay, &low, &high);
