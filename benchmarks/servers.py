@@ -33,6 +33,7 @@ class Server:
     uri: str
     pid: int
     export: br.Export | None = None
+    mode: LogMode = "always"
     cursor: UUID = field(default_factory=uuid4)
 
     def ready(self) -> None:
@@ -55,7 +56,7 @@ def release(servers: list[Server]) -> None:
     for server, source, cut in zip(servers, sources, cut_together(sources), strict=True):
         if cut is None:
             sys.exit(f"{server.name}: {server.image} is not tracked")
-        source.set_cursor(server.cursor, cut.epoch)
+        source.set_cursor(server.cursor, cut.epoch, log=server.mode)
 
 
 @contextmanager
@@ -102,7 +103,7 @@ def ours(folder: Path, image: Path, mode: LogMode = "always") -> Iterator[Server
     """`blockreplica export`, and a relationship's cursor: without one, no log would ever be let go."""
     socket = folder / f"{image.name}.nbd"
     with br.export(image, socket=socket, log=mode, log_limit=LOG_LIMIT) as export:
-        server = Server(tracked(mode), image, export.uri, export.pid, export)
+        server = Server(tracked(mode), image, export.uri, export.pid, export, mode)
         ImageSource.open(image).begin_cursor(server.cursor, 0)
         yield server
 
