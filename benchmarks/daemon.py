@@ -9,7 +9,6 @@ from pathlib import Path
 
 import blockreplica as br
 import fio
-import images
 import servers
 from measure import Run, Series, settle
 from report import Goal
@@ -24,7 +23,6 @@ def race(work: Path, size: int, dirty: int, rounds: int) -> tuple[dict[str, Seri
     folder.mkdir()
     os.environ["BLOCKREPLICA_STATE"] = str(folder / "state")
     image = servers.filled(folder / "vm.img", size)
-    images.warm_cache([image])
     monitor, served = folder / "q.sock", folder / "n.sock"
     results = {name: Series(name) for name in ("cut to acknowledged", "sync as a whole")}
     with servers.process(

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import daemon
 import fio
-import images
 import servers
 from blockreplica.tracking.types import LogMode
 from measure import Run, Series, settle
@@ -44,7 +43,7 @@ class Scale:
     unmeasured: int = 2  # rounds before those: so many it takes until every log is one that is used again
 
 
-FULL = Scale(GIB, 256 * MIB, 768 * MIB, 16 * MIB, 8, 60, 64 * MIB, 7)
+FULL = Scale(GIB, 512 * MIB, 768 * MIB, 16 * MIB, 8, 60, 64 * MIB, 7)
 QUICK = Scale(32 * MIB, 8 * MIB, 32 * MIB, MIB, 1, 1, 8 * MIB, 1, unmeasured=0)
 
 
@@ -124,7 +123,6 @@ def cuts(work: Path, scale: Scale) -> Results:
     with ExitStack() as stack:
         paths = [servers.filled(folder / f"disk{number}.img", scale.size // GROUP) for number in range(GROUP)]
         group = [stack.enter_context(servers.ours(folder, path)) for path in paths]
-        images.warm_cache(paths)
         for number in range(scale.unmeasured + scale.rounds):
             for cut in (False, True) if number % 2 else (True, False):
                 outcomes = _under_load(group, scale, cut=cut)
@@ -170,7 +168,6 @@ def hot_regions(work: Path, scale: Scale) -> Results:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     image = servers.filled(folder / "disk.img", scale.size)
-    images.warm_cache([image])
     with servers.ours(folder, image) as server:
         assert server.export is not None
         options = ["--rw=randwrite", "--bs=4k", "--iodepth=16", "--time_based", f"--runtime={scale.hot_seconds}"]
