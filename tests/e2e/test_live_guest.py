@@ -16,7 +16,7 @@ import pytest
 import blockreplica as br
 from blockreplica.errors import BlockReplicaError, NotFoundError, StorageError
 from e2e.conftest import Boot
-from e2e.guest import Guest, nbd, raw
+from e2e.guest import Guest, nbd
 from e2e.journal import CHECK, WRITE, Bounds, complaints, format_disk, numbers_in
 
 MIB = 1 << 20
@@ -113,7 +113,10 @@ def let_write(guest: Guest, count: int = 20) -> None:
 
 
 def test_a_guest_killed_while_it_writes_is_recovered_as_it_was_at_each_point(site: Site, boot: Boot) -> None:
-    """Invariants 1 and 4: initial replication, deltas, and the last sync, which finds what the killed guest left."""
+    """Invariants 1 and 4: initial replication, deltas, and the last sync, which finds what the killed guest left.
+
+    The machine that boots in the end has the served point as its disk.
+    """
     guest = boot(WRITE, site.disk())
     let_write(guest, 10)
     site.sync(guest, action="initial")
@@ -125,7 +128,9 @@ def test_a_guest_killed_while_it_writes_is_recovered_as_it_was_at_each_point(sit
     site.sync(guest)
     site.check_points()
     site.check_newest_is_the_image()
-    said = boot(CHECK, raw(site.newest())).wait()
+    assert site.vm is not None
+    with site.vm.replica.serve(site.bounds[-1].point, socket=site.folder / "point", writable=True) as served:
+        said = boot(CHECK, nbd(served.uri)).wait()
     assert f"journal {numbers_in(site.newest())}" in said
     assert "unmounted" in said
     assert not complaints(said)
