@@ -8,12 +8,13 @@ PYTEST_ARGS ?= -n auto
 BENCH_ARGS ?=
 SOURCES := src tests benchmarks demo setup.py
 
-.PHONY: help demo test campaign bench bench-smoke kernels lint types format native-test clean
+.PHONY: help demo test campaign mutations bench bench-smoke kernels lint types format native-test clean
 
 help:
 	@echo "make demo         replicate a real disk image end to end, and let e2fsck judge what is recovered"
 	@echo "make test         all tests (PYTEST_ARGS=...)"
 	@echo "make campaign     the long seeded crash campaigns; BLOCKREPLICA_SEED=... repeats one"
+	@echo "make mutations    bugs planted in the store, one at a time: the tests must catch each"
 	@echo "make bench        against rsync, qemu-img and cp (BENCH_ARGS=...); bench-smoke: the same, small"
 	@echo "make kernels      pytest-benchmark suites of the kernels, C against Python"
 	@echo "make lint types format native-test clean"
@@ -27,7 +28,8 @@ test:
 	@$(PYTHON) -m pytest $(PYTEST_ARGS)
 
 campaign: export BLOCKREPLICA_SEED ?= $(shell date +%s)
-campaign: export BLOCKREPLICA_CRASH_STATES ?= 3000
+campaign: export BLOCKREPLICA_CRASH_STATES ?= 17000
+campaign: export BLOCKREPLICA_FAULTS ?= 0
 campaign: export BLOCKREPLICA_KILL_SEEDS ?= 40
 campaign: export BLOCKREPLICA_KILL_TIMED ?= 60
 campaign: export BLOCKREPLICA_FLIPS ?= 400
@@ -38,6 +40,10 @@ campaign:
 	@echo "BLOCKREPLICA_SEED=$$BLOCKREPLICA_SEED"
 	@$(PYTHON) -m pytest -m campaign $(PYTEST_ARGS)
 	@$(PYTHON) -m pytest tests/crash tests/replication/test_machine.py $(PYTEST_ARGS)
+
+mutations:
+	@tools/bootstrap dev
+	@$(PYTHON) tests/crash/mutations.py
 
 bench:
 	@tools/bootstrap bench

@@ -18,6 +18,7 @@ from blockreplica.errors import BlockReplicaError, TableError
 from blockreplica.extents import Extent
 from blockreplica.files import FILES
 from blockreplica.manifest import DiskProgress
+from blockreplica.recovery.verify import verify
 from blockreplica.stores import Replica
 from crash.recording import PowerCut, RecordingFiles, Unsynced
 from stores.model import changed, commit, move, new_replica, open_replica, points_equal, put
@@ -124,7 +125,7 @@ def redo(replica: Replica, scene: Scene, scratch: Path) -> None:
             commit(session)
 
 
-def judge(folder: Path, scene: Scene, acknowledged: int, oldest: int, scratch: Path) -> None:
+def judge(folder: Path, scene: Scene, acknowledged: int, oldest: int, scratch: Path, *, verified: bool = True) -> None:
     """All that must hold after the cut."""
     replica = open_replica(folder, files=Unsynced())
     state = replica.state()
@@ -138,6 +139,8 @@ def judge(folder: Path, scene: Scene, acknowledged: int, oldest: int, scratch: P
     assert not replica.incomplete
     if scene.thins:
         thin_again(replica, scene)
+    if verified:
+        assert verify(replica, files=Unsynced()).damage == []
 
 
 def thin_again(replica: Replica, scene: Scene) -> None:
@@ -162,7 +165,7 @@ def cuts(scene: Scene, files: RecordingFiles, cut: PowerCut, tmp_path: Path, sta
             folder = tmp_path / "cut"
             cut.build(folder, rng)
             try:
-                judge(folder, scene, 3, oldest, tmp_path / "scratch")
+                judge(folder, scene, 3, oldest, tmp_path / "scratch", verified=count % 5 == 0)
             except (AssertionError, BlockReplicaError) as error:
                 raise AssertionError(
                     f"cut before change {at} ({op.what} {Path(op.path).name}), variant {variant}: {error}"

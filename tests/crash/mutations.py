@@ -1,0 +1,276 @@
+"""Bugs planted on purpose, one at a time, in a copy of the sources: the tests named with each must go red.
+
+    python tests/crash/mutations.py [WORD…]      only those whose name holds one of the words
+
+Each takes an fsync out, swaps two steps, or drops a check that a rule asks for. What the tests let pass is printed, and
+ends in exit code 1. A place in the sources that is no longer there is an error, so that this list stays true.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "src" / "blockreplica"
+SEEDS = ("11", "12", "13", "14")
+STATES = "160"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """In `file`, `old` (there once) becomes `new`; `tests` is what pytest is told."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def cut(*movements: str) -> tuple[str, ...]:
+    """The power cuts of some movements."""
+    test = "tests/crash/test_power_cut.py::test_a_power_cut_at_any_step_leaves_every_acknowledged_point"
+    return tuple(f"{test}[{movement}]" for movement in movements)
+
+
+PUBLISH = """        self._log.flush()
+        self._log.sync()
+        self._index.pwrite(undo_index.sealed_rows(rows, self._key).tobytes(), HEADER.size + 32 * self.rows)
+        self._index.sync()
+"""
+LOG, INDEX = PUBLISH.splitlines(keepends=True)[:2], PUBLISH.splitlines(keepends=True)[2:]
+FLUSH = """        self._begin()
+        if self._history:
+            self._open_undo().publish()
+        for plan in self._stage:
+            self._write_granules(plan.granules, plan.new)
+            self.truth.set(plan.blocks, plan.entries)
+"""
+BEGIN, SAVED, WRITTEN = FLUSH[: FLUSH.index("        if")], FLUSH[FLUSH.index("        if") : FLUSH.index(
+    "        for")], FLUSH[FLUSH.index("        for") :]  # fmt: skip
+COMMIT = """        for disk in self.disks:
+            disk.sync()
+        for disk in self.disks:
+            disk.seal()
+"""
+POINT = '        self._files.write_durably(self._layout.point(point.epoch), encode("point", point))\n'
+STATE = "        write_state(self._layout, state, self._files)\n"
+UNDO, DISK, SESSION = "stores/undo.py", "stores/disk.py", "stores/session.py"
+MERGE, PRUNING, RETENTION = "stores/merge.py", "stores/pruning.py", "recovery/retention.py"
+PRUNED, PLAN, CLOCK = (
+    ("tests/stores/test_pruning.py",),
+    ("tests/recovery/test_retention.py",),
+    ("tests/stores/test_clock.py",),
+)
+
+MUTATIONS = [
+    Mutation("no fsync of the undo log", UNDO, PUBLISH, "".join([LOG[0], *INDEX]), cut("delta", "resync")),
+    Mutation("no fsync of the undo index", UNDO, PUBLISH, PUBLISH.replace(INDEX[1], ""), cut("delta", "resync")),
+    Mutation("the index before its log", UNDO, PUBLISH, "".join([*INDEX, *LOG]), cut("delta", "resync")),
+    Mutation("no fsync of disk.img", DISK, "        self.image.sync()\n", "", cut("delta")),
+    Mutation("no fsync of the table", DISK, "        self._table_file.sync()\n", "", cut("delta", "grown", "shrunk")),
+    Mutation(
+        "no fsync of records",
+        "files.py",
+        "            file.sync()\n        self.rename",
+        "        self.rename",
+        cut("delta"),
+    ),
+    Mutation(
+        "no fsync of records' folders",
+        "files.py",
+        "        self.rename(temporary, path)\n        self.sync_folder(path.parent)\n",
+        "        self.rename(temporary, path)\n",
+        cut("delta"),
+    ),
+    Mutation("blocks before their before-images", DISK, FLUSH, BEGIN + WRITTEN + SAVED, cut("delta")),
+    Mutation("INCOMPLETE after the first write", DISK, FLUSH, SAVED + WRITTEN + BEGIN, cut("delta")),
+    Mutation(
+        "no fsync before the commit",
+        SESSION,
+        COMMIT,
+        COMMIT.replace("            disk.sync()\n", "            disk.flush()\n"),
+        cut("delta"),
+    ),
+    Mutation("the state before the point", SESSION, POINT, "", cut("delta")),
+    Mutation("INCOMPLETE goes before the commit", SESSION, POINT, "        self._unmark()\n" + POINT, cut("delta")),
+    Mutation("INCOMPLETE stays", SESSION, STATE + "        self._unmark()\n", STATE, cut("delta")),
+    Mutation(
+        "a resumed log forgets what it saved",
+        UNDO,
+        "        self._remember(self._resumed)\n",
+        "",
+        cut("delta", "resync"),
+    ),
+    Mutation(
+        "a second before-image of a granule",
+        UNDO,
+        "        granules, old = granules[fresh], old[fresh]\n",
+        "",
+        cut("resync"),
+    ),
+    Mutation(
+        "a tail cut off before it is saved",
+        DISK,
+        "        self.zero(Extent(size, max(0, old - size)), doubted=doubted)\n",
+        "        self.image.truncate(min(size, old))\n",
+        cut("shrunk"),
+    ),
+    Mutation(
+        "half-written blocks keep their entries",
+        DISK,
+        "            self.truth.set(some, entries)\n        self.table.resize(count)",
+        "            pass\n        self.table.resize(count)",
+        cut("delta", "resync"),
+    ),
+    Mutation(
+        "what was written is not written again",
+        DISK,
+        "            self._write_again(granules)\n",
+        "            pass\n",
+        ("tests/crash/test_failed_fsync.py",),
+    ),
+    Mutation("no fsync of a merged index", MERGE, "        out.sync()\n", "", cut("thinned")),
+    Mutation(
+        "a merged log is not sealed",
+        MERGE,
+        "        writer.close()\n",
+        "        writer.flush()\n",
+        (*cut("thinned"), *PRUNED),
+    ),
+    Mutation(
+        "the newer before-image wins",
+        MERGE,
+        "reversed([*enumerate(self._indexes)])",
+        "[*enumerate(self._indexes)]",
+        PRUNED,
+    ),
+    Mutation(
+        "the newer checksum wins",
+        MERGE,
+        "*(index.checksums(start, end) for index in indexes)",
+        "*(index.checksums(start, end) for index in reversed(indexes))",
+        PRUNED,
+    ),
+    Mutation("damage is merged", MERGE, "        _check(index, files)\n", "        pass\n", PRUNED),
+    Mutation(
+        "pruning leaves no record",
+        PRUNING,
+        "                self._write(sorted({*going, *unfinished}))\n",
+        "                pass\n",
+        (*cut("thinned"), *PRUNED),
+    ),
+    Mutation(
+        "no fsync of removed points",
+        PRUNING,
+        "            self._files.sync_folder(self._layout.points)\n",
+        "",
+        cut("thinned"),
+    ),
+    Mutation(
+        "old logs go before the new chain",
+        PRUNING,
+        "        links, keep, run = chain(",
+        "        self._sweep(layout, older, newer, {layout.undo_index(older + 1)})\n        links, keep, run = chain(",
+        (*PRUNED, *cut("thinned")),
+    ),
+    Mutation(
+        "leftovers outlive their record",
+        PRUNING,
+        "        self._files.sync_folder(layout.undo)  # before `pruning`",
+        "        pass  # before `pruning`",
+        cut("thinned"),
+    ),
+    Mutation(
+        "a merge minds no reader",
+        PRUNING,
+        "if self._first_held(epoch for epoch in left if epoch < first) != OPEN:",
+        "if False:",
+        PRUNED,
+    ),
+    Mutation(
+        "pruning minds no reader",
+        PRUNING,
+        "going = [epoch for epoch in wanted if epoch < held]",
+        "going = wanted",
+        PRUNED,
+    ),
+    Mutation(
+        "the newest point can go",
+        PRUNING,
+        "set(remove) & set(listed[:-1])",
+        "set(remove) & set(listed)",
+        ("tests/contracts/test_store.py", *PRUNED),
+    ),
+    Mutation(
+        "running time by the wall clock",
+        "stores/clock.py",
+        "passed = now.up - held.up if same",
+        "passed = wall if same",
+        CLOCK,
+    ),
+    Mutation(
+        "a reboot takes the wall clock's word",
+        "stores/clock.py",
+        "max(0.0, min(wall, now.up, DAY))",
+        "max(0.0, wall)",
+        CLOCK,
+    ),
+    Mutation("no least age", RETENTION, "elif not reasons and age < policy.min_age:", "elif False:", PLAN),
+    Mutation("a jump of the clock holds nothing", RETENTION, "    held = held or _jumped(points, ran)\n", "", PLAN),
+    Mutation("pins are forgotten", RETENTION, "set(marks.pinned) & why.keys()", "set[int]()", PLAN),
+    Mutation(
+        "repair trusts the primary",
+        "recovery/repair.py",
+        "if len(content) == extent.length and _sum(reader, content) == wanted:",
+        "if len(content) == extent.length:",
+        ("tests/recovery/test_repair.py",),
+    ),
+]
+
+
+def caught(mutation: Mutation, folder: Path) -> bool:
+    """Whether a test goes red; several seeds are tried."""
+    copy = folder / "blockreplica"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    path = copy / mutation.file
+    text = path.read_text()
+    if text.count(mutation.old) != 1:
+        raise SystemExit(f"{mutation.name}: {mutation.file} has {text.count(mutation.old)} places like\n{mutation.old}")
+    path.write_text(text.replace(mutation.old, mutation.new))
+    for seed in SEEDS:
+        environment = os.environ | {
+            "PYTHONPATH": str(folder), "BLOCKREPLICA_SEED": seed, "BLOCKREPLICA_CRASH_STATES": STATES,
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }  # fmt: skip
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *mutation.tests]
+        code = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True).returncode
+        if code == 1:
+            return True
+        if code:
+            raise SystemExit(f"{mutation.name}: pytest could not run {mutation.tests}: exit code {code}")
+    return False
+
+
+def main(words: list[str]) -> int:
+    """Try every mutation; 1 when one is not caught."""
+    chosen = [each for each in MUTATIONS if not words or any(word in each.name for word in words)]
+    missed = []
+    with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
+        for mutation in chosen:
+            found = caught(mutation, Path(folder))
+            print(f"{'caught' if found else 'MISSED'}  {mutation.name}", flush=True)
+            missed += [] if found else [mutation.name]
+    print(f"{len(chosen) - len(missed)} of {len(chosen)} planted bugs were caught")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
