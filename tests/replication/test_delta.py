@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -170,3 +171,15 @@ def test_every_block_size(tmp_path: Path, block_size: int) -> None:
     write(world.image, (9 * MIB + 500, b"c" * 500), (5 * MIB - 10, b"d" * 20), (4095, b"ee"))
     assert world.sync().bytes_sent == 522
     world.check()
+
+
+def test_batches_share_no_block_so_that_a_delta_is_made_durable_in_stages_not_in_batches() -> None:
+    rng = np.random.default_rng(3)
+    rows = np.zeros(3000, ENTRY)
+    rows["offset"] = np.sort(rng.choice(20_000, 3000, replace=False)) * 4096
+    rows["length"], rows["operation"] = 4096, 1
+    found = list(data_batches(rows, 512 * 4096, unit=65536))
+    assert np.concatenate(found).tolist() == rows.tolist()
+    assert all(batch["length"].sum() <= 512 * 4096 for batch in found)
+    for before, after in pairwise(found):
+        assert int(before["offset"][-1]) // 65536 < int(after["offset"][0]) // 65536

@@ -160,3 +160,11 @@ def test_without_room_to_merge_the_points_stay_whole_and_the_next_prune_goes_on(
     removed(replica)
     assert replica.layout.disk(0).merged_log(2, 4).exists()
     points_equal(replica, models, required=[1, 4, 5])
+
+
+def test_the_newest_point_never_goes_whoever_asks(tmp_path: Path) -> None:
+    replica = new_replica(tmp_path)
+    models = filled(replica, 3)
+    assert removed(replica, 1, 2, 3) == [1, 2]
+    points_equal(replica, models, required=[3])
+    assert removed(replica, 3) == []

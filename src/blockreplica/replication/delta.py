@@ -27,7 +27,8 @@ def apply_delta(delta: Delta, disk: DiskWriter, size: int, tally: Tally, progres
         for offset, length in rows[rows["operation"] != WRITE][["offset", "length"]].tolist():
             tally.add(dirty=length, sent=disk.zero(Extent(offset, length)))
             progress.advance(length)
-        for extents, buffer in _read_ahead(delta, data_batches(rows[rows["operation"] == WRITE])):
+        batches = data_batches(rows[rows["operation"] == WRITE], unit=disk.block_size)
+        for extents, buffer in _read_ahead(delta, batches):
             length = int(extents["length"].sum())
             tally.add(dirty=length, sent=disk.write(extents, memoryview(buffer)))
             progress.advance(length)
@@ -48,27 +49,41 @@ def _read_ahead(delta: Delta, batches: Iterable[Rows]) -> Iterator[tuple[Rows, b
             yield ahead[0].result(), ahead[1]
 
 
-def data_batches(rows: Rows, limit: int = BATCH_BYTES) -> Iterator[Rows]:
-    """Write entries in runs of at most `limit` bytes of data; longer entries are cut."""
+def data_batches(rows: Rows, limit: int = BATCH_BYTES, *, unit: int = 1) -> Iterator[Rows]:
+    """Write entries in runs of at most `limit` bytes of data; longer entries are cut.
+
+    Two runs share no block of `unit` bytes if that can be had: a replica's disk gathers changes of many blocks and
+    makes them durable at once, but has to finish with a block before it takes more of it.
+    """
     if len(rows) and int(rows["length"].max()) > limit:
-        rows = _cut(rows, limit)
+        rows = _cut(rows, limit, unit)
     ends = np.cumsum(rows["length"].astype(np.int64))
+    last = (rows["offset"] + rows["length"] - 1) // unit
+    breaks = np.flatnonzero(rows["offset"][1:] // unit > last[:-1]) + 1
     start = 0
     while start < len(rows):
         base = int(ends[start - 1]) if start else 0
         stop = int(np.searchsorted(ends, base + limit, side="right"))
+        if stop < len(rows):
+            at = int(np.searchsorted(breaks, stop, side="right")) - 1
+            stop = int(breaks[at]) if at >= 0 and breaks[at] > start else stop
         yield rows[start:stop]
         start = stop
 
 
-def _cut(rows: Rows, limit: int) -> Rows:
+def _cut(rows: Rows, limit: int, unit: int) -> Rows:
     pieces = []
     for row in rows:
-        for at in range(0, int(row["length"]), limit):
+        at, end = 0, int(row["length"])
+        while at < end:
+            stop = at + limit
+            edge = (int(row["offset"]) + stop) // unit * unit - int(row["offset"])
+            stop = min(end, edge if edge > at else stop)
             piece = row.copy()
             piece["offset"] += at
             if "source" in (rows.dtype.names or ()):
                 piece["source"] += at
-            piece["length"] = min(limit, int(row["length"]) - at)
+            piece["length"] = stop - at
             pieces.append(piece)
+            at = stop
     return np.array(pieces, rows.dtype)

@@ -18,7 +18,7 @@ from .layout import GRANULE
 
 #: Rows of a batch: disk offset, length, where its data stands in the buffer.
 EXTENT = np.dtype([("offset", "<u8"), ("length", "<u8"), ("buffer", "<u8")])
-BATCH_BYTES = 2 << 20  # of touched blocks
+BATCH_BYTES = 8 << 20  # of touched blocks
 Array = NDArray[Any]
 
 
@@ -51,16 +51,23 @@ def distinct(ascending: Array) -> Array:
 
 
 def batches(rows: Array, block_size: int) -> Iterator[Array]:
-    """Cut sorted `rows` into runs that touch about BATCH_BYTES of blocks each; a row is never cut."""
+    """Cut sorted `rows` into runs that touch about BATCH_BYTES of blocks each; a row is never cut, and two runs share
+    a block only where one of them would be too long otherwise."""
     first = (rows["offset"] // block_size).astype(np.int64)
     last = ((rows["offset"] + rows["length"] - 1) // block_size).astype(np.int64)
-    weights = np.cumsum(last - first + 1)
+    fresh = np.ones(len(rows), np.bool_)
+    fresh[1:] = first[1:] > last[:-1]
+    weights = np.cumsum(last - first + fresh)
+    breaks = np.flatnonzero(fresh)
     limit, start = max(1, BATCH_BYTES // block_size), 0
     while start < len(rows):
         base = int(weights[start - 1]) if start else 0
-        end = max(start + 1, int(np.searchsorted(weights, base + limit, side="right")))
-        yield rows[start:end]
-        start = end
+        stop = max(start + 1, int(np.searchsorted(weights, base + limit, side="right")))
+        if stop < len(rows):
+            at = int(breaks[np.searchsorted(breaks, stop, side="right") - 1])
+            stop = at if at > start else stop
+        yield rows[start:stop]
+        start = stop
 
 
 def split_long(rows: Array, block_size: int) -> Array:

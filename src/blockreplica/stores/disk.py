@@ -72,6 +72,11 @@ class DiskWriter:
         self._staged_blocks: set[int] = set()
         self._staged_bytes = 0
 
+    @property
+    def block_size(self) -> int:
+        """What one checksum covers."""
+        return self._block_size
+
     def settle(self, *, resumed: bool, compared: bool, size: int | None) -> None:
         """Take up what an interrupted movement left: the undo log, and true table entries for all that it names.
 
