@@ -17,7 +17,7 @@
 #include "hash.h"
 #include "overlay_parts.h"
 
-enum { least_window = 1 << 20, map_bytes = 8 << 20, cache_bytes = 8 << 20, tries = 3 };
+enum { least_window = 4 << 20, map_bytes = 8 << 20, cache_bytes = 8 << 20, tries = 3 };
 
 void br_overlay_tell(struct br_overlay *overlay, const struct br_trouble *trouble) {
     if (overlay->point.tell && trouble->text[0])

@@ -10,7 +10,7 @@
 #include "overlay_parts.h"
 #include "table.h"
 
-enum { most_windows = 64, tries = 3 };
+enum { most_windows = 16, tries = 3 };
 
 static uint64_t down(uint64_t value, uint64_t unit) {
     return value - value % unit;

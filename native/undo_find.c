@@ -110,25 +110,58 @@ static bool touches(const struct br_undo_row *row, uint64_t start, uint64_t end)
     return row->first < end && br_undo_behind(row) > start;
 }
 
+/* Rows from `at` on, a few at first: most windows of a disk have few. */
+struct reader {
+    struct br_undo_row rows[BR_UNDO_CHUNK];
+    uint64_t at; /* of rows[0] */
+    size_t count, step;
+};
+
+static int read_on(struct br_undo *undo, enum br_undo_sort sort, struct reader *reader, uint64_t at,
+                   struct br_trouble *trouble) {
+    uint64_t left = undo->count[sort] - at;
+    reader->at = at;
+    reader->count = left < reader->step ? (size_t)left : reader->step;
+    reader->step = 2 * reader->step < BR_UNDO_CHUNK ? 2 * reader->step : BR_UNDO_CHUNK;
+    return read_rows(undo, sort, at, reader->count, reader->rows, trouble);
+}
+
+/* Have the row before the first that is not below `start` in rows[0], or any row before it: where the last
+ * search ended, if it can be seen there, else where halving finds it. */
+static int seek(struct br_undo *undo, enum br_undo_sort sort, uint64_t start, struct reader *reader,
+                struct br_trouble *trouble) {
+    uint64_t hint = undo->hint[sort], at = hint ? hint - 1 : 0;
+    int error = read_on(undo, sort, reader, at, trouble);
+    bool before = !error && (at == 0 || reader->rows[0].first < start);
+    bool behind =
+        !error && (at + reader->count == undo->count[sort] || reader->rows[reader->count - 1].first >= start);
+    if (error || (before && behind))
+        return error;
+    error = bisect(undo, sort, start, &at, trouble);
+    return error ? error : read_on(undo, sort, reader, at ? at - 1 : 0, trouble);
+}
+
 static int find_sealed(struct br_undo *undo, enum br_undo_sort sort, uint64_t start, uint64_t end,
                        br_undo_found *found, void *context, struct br_trouble *trouble) {
-    struct br_undo_row rows[BR_UNDO_CHUNK];
-    uint64_t at;
-    int error = bisect(undo, sort, start, &at, trouble);
-    if (at && !error)
-        at--; /* it may reach into what is asked for */
-    while (!error && at < undo->count[sort]) {
-        size_t count = br_undo_some(undo->count[sort] - at);
-        error = read_rows(undo, sort, at, count, rows, trouble);
-        for (size_t i = 0; i < count && !error; i++, at++) {
-            if (rows[i].first >= end) {
-                undo->hint[sort] = at;
+    struct reader reader = {.step = BR_UNDO_CHUNK / 8};
+    int error = seek(undo, sort, start, &reader, trouble);
+    while (!error) {
+        for (size_t i = 0; i < reader.count && !error; i++) {
+            const struct br_undo_row *row = reader.rows + i;
+            if (row->first >= end) {
+                undo->hint[sort] = reader.at + i;
                 return 0;
             }
-            if (touches(rows + i, start, end))
-                error = found(context, undo, rows + i);
+            if (touches(row, start, end))
+                error = found(context, undo, row);
         }
+        uint64_t next = reader.at + reader.count;
+        if (error || next == undo->count[sort])
+            break;
+        error = read_on(undo, sort, &reader, next, trouble);
     }
+    if (!error)
+        undo->hint[sort] = undo->count[sort];
     return error;
 }
 
