@@ -77,30 +77,60 @@ static bool is_hole(const struct br_map *map, uint64_t window_start, uint64_t at
     return true;
 }
 
-/* Whether the block at `start` is a hole. */
-static int judge(struct br_overlay *overlay, uint64_t start, bool *result, struct br_trouble *trouble) {
-    static const uint8_t zeros[16];
-    uint64_t each = overlay->point.block_size, end = br_least(start + each, overlay->point.size);
-    uint64_t data = start, hole = end;
+/* The run of data in disk.img that was found last: nothing from `from` to `data`, data up to `hole`. It stays
+ * true of the instant it was found at, and the indexes are looked at after that. */
+struct scan {
+    uint64_t from, data, hole;
+    bool looked_up; /* the indexes were, since */
+};
+
+static int find_data(struct br_overlay *overlay, struct scan *scan, uint64_t start) {
     struct br_file *image = overlay->image;
-    struct br_sum sum;
-    struct br_map *map;
-    int error = image->ops->fileno ? br_next_data(image->ops->fileno(image), start, end, &data, &hole) : 0;
-    hole = end; /* whatever stands between counts as data */
-    if (!error)
-        error = br_overlay_table(overlay, start / each, 1, &sum, trouble);
-    if (error)
-        return br_trouble(trouble, error, "looking for holes: %s", strerror(error));
+    uint64_t size = overlay->point.size;
+    if (start >= scan->from && start < scan->hole)
+        return 0;
+    *scan = (struct scan){.from = start, .data = start, .hole = size};
+    return image->ops->fileno ? br_next_data(image->ops->fileno(image), start, size, &scan->data, &scan->hole)
+                              : 0;
+}
+
+/* Whether content alone makes a hole of the block at `start`, and the entry that an index has for it, if any.
+ */
+static int look_at_block(struct br_overlay *overlay, const struct scan *scan, bool refresh, uint64_t start,
+                         bool *hole, struct br_sum *sum, struct br_trouble *trouble) {
+    uint64_t each = overlay->point.block_size, end = br_least(start + each, overlay->point.size);
     uint64_t window = start / overlay->window_size, within = start % overlay->window_size;
+    struct br_map *map;
     pthread_mutex_lock(&overlay->lock);
-    error = br_overlay_refresh(overlay, trouble);
+    int error = refresh ? br_overlay_refresh(overlay, trouble) : 0;
     if (!error)
         error = br_overlay_map(overlay, window, &map, trouble);
-    if (!error && map->sums && map->sums[within / each].kind)
-        sum = map->sums[within / each];
-    *result = !error && sum.kind == BR_UNDO_KNOWN && memcmp(sum.entry, zeros, sizeof zeros) == 0 &&
-              is_hole(map, start - within, start, end, data, hole);
+    /* Behind the run's end within the block there may be more data: it counts as such. */
+    *hole =
+        !error && is_hole(map, start - within, start, end, scan->data, scan->hole < end ? end : scan->hole);
+    if (*hole && map->sums && map->sums[within / each].kind)
+        *sum = map->sums[within / each];
     pthread_mutex_unlock(&overlay->lock);
+    return error;
+}
+
+/* Whether the block at `start` is a hole. The table is read only where it might be. */
+static int judge(struct br_overlay *overlay, struct scan *scan, uint64_t start, bool *result,
+                 struct br_trouble *trouble) {
+    static const uint8_t zeros[16];
+    struct br_sum sum;
+    int error = find_data(overlay, scan, start);
+    if (error)
+        return br_trouble(trouble, error, "looking for holes: %s", strerror(error));
+    error = look_at_block(overlay, scan, !scan->looked_up, start, result, &sum, trouble);
+    scan->looked_up = true;
+    if (error || !*result)
+        return error;
+    error = br_overlay_table(overlay, start / overlay->point.block_size, 1, &sum, trouble);
+    if (!error)
+        error = look_at_block(overlay, scan, true, start, result, &sum, trouble);
+    if (sum.kind != BR_UNDO_KNOWN || memcmp(sum.entry, zeros, sizeof zeros) != 0)
+        *result = false;
     return error;
 }
 
@@ -110,6 +140,7 @@ static int look(struct br_overlay *overlay, uint64_t offset, uint64_t end, bool 
     uint64_t left = most_windows * (overlay->window_size / each);
     int error = 0;
     bool first = true;
+    struct scan scan = {0};
     *hole = false;
     while (at < end && left-- && !error) {
         uint64_t quiet = at, behind = at + each;
@@ -119,7 +150,7 @@ static int look(struct br_overlay *overlay, uint64_t offset, uint64_t end, bool 
         if (found)
             behind = quiet >= end ? end : down(quiet, each);
         else if (!error)
-            error = judge(overlay, at, &found, trouble);
+            error = judge(overlay, &scan, at, &found, trouble);
         if (error || (!first && found != *hole))
             break;
         *hole = found;
