@@ -150,7 +150,8 @@ class Relationship:
         """Take out the points that the policy does not keep; the decisions, and what was put off."""
         replica = self.replica.base
         with replica.locked():
-            return retire(replica, self.definition.retention)
+            decisions, put_off = retire(replica, self.definition.retention)
+        return decisions or self.decisions(), put_off
 
     def pin(self, point_id: str, *, pinned: bool = True) -> PointRecord:
         """Keep a point whatever the policy says, or no longer."""

@@ -141,6 +141,9 @@ class _Movement:
             names = ", ".join(disk.source.name for disk in self._disks if disk.fuzzy)
             warnings.append(f"{names} changed while being read: point {point.id} is fuzzy, not one instant; "
                             "write through a tracker, or sync while nothing writes")  # fmt: skip
+        if point.unusual:
+            warnings.append(f"point {point.id} is unusual: {point.unusual}; if nobody knows why, somebody may be "
+                            f"encrypting the disk: pin point {point.calm}, the last one before")  # fmt: skip
         for disk in self._disks:
             if disk.begin is None:
                 continue

@@ -135,6 +135,10 @@ class Replica:
         """The recovery points, oldest first; those with a damaged record are left out (see `damaged_points`)."""
         return [point for point in map(self._try_point, self._epochs()) if isinstance(point, PointRecord)]
 
+    def holds_more_than(self, count: int) -> bool:
+        """Whether there are more points than that; their records are not read."""
+        return len(self._epochs()) > count
+
     def damaged_points(self) -> list[StateError]:
         """What is wrong with the records of points that can't be read; one that is missing between others is one."""
         newest, epochs = self.state().epoch, self._epochs()

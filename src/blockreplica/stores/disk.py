@@ -36,6 +36,7 @@ from .blend import (
     touched_blocks,
     zero_mask,
 )
+from .churn import Sampler
 from .layout import GRANULE, DiskLayout, table_key
 from .truth import TableTruth
 from .undo import UndoWriter
@@ -64,6 +65,7 @@ class DiskWriter:
             files.sync_folder(layout.folder)
         self.table = ChecksumTable(self._table_file, table_key(record.relationship, index))
         self.truth = TableTruth(self.image, self.table, block_size=record.block_size, seed=record.seed, begin=begin)
+        self.churn = Sampler()
         self._undo: UndoWriter | None = None
         self._stale = self.image.size() > 0
         self.unsettled = sys.maxsize
@@ -124,6 +126,7 @@ class DiskWriter:
             self._check(blocks, plan, proved=proved, doubted=doubted)
             if len(plan.granules):
                 self._save_before(plan.granules, plan.old, plan.blocks)
+                self.churn.add(plan.new)
                 self._stage.append(replace(plan, old=plan.old[:0]))
                 self._staged_blocks.update(plan.blocks.tolist())
                 self._staged_bytes += plan.new.nbytes

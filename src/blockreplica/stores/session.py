@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import msgspec
 
-from ..errors import FormatError, NotFoundError, StateError
+from ..errors import FormatError, NotFoundError, StateError, StorageError
 from ..files import Files
 from ..manifest import LIMIT as RECORD_LIMIT
 from ..manifest import DiskProgress, PendingRecord, PointRecord, ReplicaRecord, StateRecord, chained, decode, encode
+from .churn import HISTORY, total, unusual
 from .clock import Clock, advanced, this_instant
 from .disk import DiskWriter
 from .layout import ReplicaLayout
@@ -95,7 +96,9 @@ class Session:
         for disk in self.disks:
             disk.seal()
         clock = advanced(self._state.clock, self._clock())
-        point = msgspec.structs.replace(point, ran=clock.ran)
+        churn = total([disk.churn for disk in self.disks])
+        why, calm = unusual(churn, self._before()) if not self.first else ("", "")
+        point = msgspec.structs.replace(point, ran=clock.ran, churn=churn, unusual=why, calm=calm)
         point = msgspec.structs.replace(point, chain=chained(self._state.chain, point))
         self._files.make_folder(self._layout.points)
         self._files.write_durably(self._layout.point(point.epoch), encode("point", point))
@@ -110,6 +113,18 @@ class Session:
         for disk in self.disks:
             disk.close()
         self.disks = []
+
+    def _before(self) -> list[PointRecord]:
+        """The last points that can be read, oldest first."""
+        names = [name for name in self._files.names(self._layout.points) if name.isdigit()]
+        found = []
+        for epoch in sorted(int(name) for name in names)[-2 * HISTORY :]:
+            path = self._layout.point(epoch)
+            try:
+                found.append(decode("point", PointRecord, self._files.read(path, limit=RECORD_LIMIT), path))
+            except (FormatError, NotFoundError, StorageError):
+                continue
+        return [point for point in found if point.epoch < self.epoch]
 
     def _sizes(self) -> dict[int, int]:
         """The sizes of the disks at the newest point; none when its record is damaged."""
