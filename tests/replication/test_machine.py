@@ -27,7 +27,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from blockreplica import track
+from blockreplica import Scope, track
 from blockreplica.replication import bulk, delta
 from blockreplica.replication.result import SyncResult
 from blockreplica.stores import disk as store_disk
@@ -174,6 +174,49 @@ class Replication(RuleBasedStateMachine):
         except KeyboardInterrupt:
             return
         self.judge(name, result)
+
+    @rule(name=stores, which=st.integers(0, 5), more=st.booleans())
+    def prune_any(self, name: str, which: int, more: bool) -> None:
+        world = self.worlds[name]
+        if len(world.models) < 3:
+            return
+        points = world.vm.points()[:-1]
+        going = {points[which % len(points)].epoch} | ({points[0].epoch} if more else set())
+        base = world.vm.replica.base
+        with base.locked():
+            done = base.remove_points(going)
+        assert (set(done.gone), done.put_off) == (going, [])
+        world.models = {point.id: world.models[point.id] for point in world.vm.points()}
+        assert base.damaged_points() == []
+
+    @rule(name=stores, at=st.integers(0, 1 << 30), bit=st.integers(0, 7))
+    def damage_and_repair(self, name: str, at: int, bit: int) -> None:
+        """A flipped bit in the newest content: found, and put back where the primary still has the block."""
+        world = self.worlds[name]
+        path = world.disk() / "disk.img"
+        if not world.models or world.vm.replica.base.incomplete or not path.stat().st_size:
+            return
+        at %= path.stat().st_size
+        flip(path, at, bit)
+        report = world.vm.repair()
+        assert any(damage.offset is not None and damage.offset <= at for damage in report.found)
+        if report.after.damage:
+            assert world.image.read_bytes() != world.models[world.vm.points()[-1].id][0]
+            flip(path, at, bit)
+        assert world.vm.verify().damage == []
+
+    @rule(name=stores, sample=st.sampled_from([0.3, 1.0]))
+    def verify(self, name: str, sample: float) -> None:
+        world = self.worlds[name]
+        if world.models:
+            assert world.vm.verify(Scope(sample=sample)).damage == []
+
+    @rule(name=stores, which=st.integers(0, 30))
+    def recover(self, name: str, which: int) -> None:
+        world = self.worlds[name]
+        if world.models:
+            point = sorted(world.models)[which % len(world.models)]
+            assert world.recovered(point) == world.models[point][0]
 
     @invariant()
     def every_point_equals_its_model(self) -> None:
