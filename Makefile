@@ -8,7 +8,7 @@ PYTEST_ARGS ?= -n auto
 BENCH_ARGS ?=
 SOURCES := src tests benchmarks demo setup.py
 
-.PHONY: help demo test campaign mutations bench bench-smoke kernels lint types format native-test clean
+.PHONY: help demo test campaign mutations bench bench-store bench-smoke kernels lint types format native-test clean
 
 help:
 	@echo "make demo         replicate a real disk image end to end, and let e2fsck judge what is recovered"
@@ -16,6 +16,7 @@ help:
 	@echo "make campaign     the long seeded crash campaigns; BLOCKREPLICA_SEED=... repeats one"
 	@echo "make mutations    bugs planted in the store, one at a time: the tests must catch each"
 	@echo "make bench        against rsync, qemu-img and cp (BENCH_ARGS=...); bench-smoke: the same, small"
+	@echo "make bench-store  verify against cat, a delta of random writes, two thousand points"
 	@echo "make kernels      pytest-benchmark suites of the kernels, C against Python"
 	@echo "make lint types format native-test clean"
 
@@ -48,6 +49,10 @@ mutations:
 bench:
 	@tools/bootstrap bench
 	@$(PYTHON) benchmarks/compare.py $(BENCH_ARGS)
+
+bench-store:
+	@tools/bootstrap bench
+	@$(PYTHON) benchmarks/store.py $(BENCH_ARGS)
 
 bench-smoke:
 	@tools/bootstrap bench
