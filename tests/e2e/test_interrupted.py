@@ -21,6 +21,7 @@ import os, signal, sys
 from blockreplica import files
 from blockreplica.cli.main import run
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell began us in the background
 left, sync = int(sys.argv[1]), files.File.sync
 
 def interrupted(self):

@@ -204,14 +204,14 @@ def test_verify_minds_no_sync_that_prunes(tmp_path: Path, image: Path, monkeypat
 
 def test_two_recoveries_to_one_file_do_not_mix(tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     relationship = br.protect(image, tmp_path / "store", name="vm")
-    window = recover._recover_window
+    window = recover.copy_window
 
-    def with_another(*args: object, **rest: object) -> None:
+    def with_another(*args: object, **rest: object) -> object:
         with pytest.raises(BusyError):
             relationship.replica.recover(None, tmp_path / "out")
-        window(*args, **rest)  # type: ignore[arg-type]
+        return window(*args, **rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(recover, "_recover_window", with_another)
+    monkeypatch.setattr(recover, "copy_window", with_another)
     assert recovered(relationship, tmp_path / "out") == image.read_bytes()
 
 
