@@ -18,7 +18,7 @@ from .layout import GRANULE
 
 #: Rows of a batch: disk offset, length, where its data stands in the buffer.
 EXTENT = np.dtype([("offset", "<u8"), ("length", "<u8"), ("buffer", "<u8")])
-BATCH_BYTES = 8 << 20  # of touched blocks
+BATCH_BYTES = 2 << 20  # of touched blocks: larger ones cost more in fresh memory than they save in calls
 Array = NDArray[Any]
 
 
