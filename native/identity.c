@@ -141,3 +141,8 @@ int br_image_lock(int fd) {
         error = test_byte(fd, theirs[i]);
     return error == EAGAIN || error == EACCES ? EWOULDBLOCK : error;
 }
+
+int br_image_keep(int fd) {
+    int error = lock_byte(fd, denied + write_it);
+    return error ? error : lock_byte(fd, denied + resize_it);
+}

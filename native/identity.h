@@ -19,6 +19,10 @@ int br_identity_of(int fd, struct br_identity *identity);
  * or ctime that differs. Waits some milliseconds at the most. */
 int br_identity_settled(int fd, struct br_identity *identity);
 
+/* Keep QEMU from beginning to write an open file, until it is closed; whoever writes it already goes on. 0 or
+ * an errno. */
+int br_image_keep(int fd);
+
 bool br_identity_equal(const struct br_identity *a, const struct br_identity *b);
 
 /* The kernel's id of this boot, zeros when it tells none. */

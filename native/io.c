@@ -77,7 +77,7 @@ static int write_zeros(int fd, uint64_t offset, uint64_t length) {
     return 0;
 }
 
-int br_punch_hole(int fd, uint64_t offset, uint64_t length) {
+static int zero_by(size_t index, int fd, uint64_t offset, uint64_t length) {
     uint64_t size;
     int error = br_file_size(fd, &size);
     if (error || offset >= size)
@@ -86,7 +86,7 @@ int br_punch_hole(int fd, uint64_t offset, uint64_t length) {
         length = size - offset;
     static const int modes[] = {FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                                 FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE};
-    for (size_t index = 0; length && index < 2;) {
+    while (length && index < 2) {
         if (fallocate(fd, modes[index], (off_t)offset, (off_t)length) == 0)
             return 0;
         if (errno == EINTR)
@@ -97,4 +97,12 @@ int br_punch_hole(int fd, uint64_t offset, uint64_t length) {
         index++;
     }
     return write_zeros(fd, offset, length);
+}
+
+int br_punch_hole(int fd, uint64_t offset, uint64_t length) {
+    return zero_by(0, fd, offset, length);
+}
+
+int br_zero_range(int fd, uint64_t offset, uint64_t length) {
+    return zero_by(1, fd, offset, length);
 }

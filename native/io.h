@@ -22,6 +22,9 @@ int br_next_data(int fd, uint64_t start, uint64_t end, uint64_t *data, uint64_t 
  * changes the size and touches nothing behind the end. */
 int br_punch_hole(int fd, uint64_t offset, uint64_t length);
 
+/* The same without a hole: for file systems whose holes need not read as zeros. */
+int br_zero_range(int fd, uint64_t offset, uint64_t length);
+
 /* Batches of extents: rows of file offset u64, length u64, buffer offset u64, little-endian. */
 #define BR_EXTENT_SIZE 24
 

@@ -72,6 +72,22 @@ static int posix_zero_fast(struct br_file *file, uint64_t offset, uint64_t lengt
     return error == ENOSYS || error == EINVAL ? EOPNOTSUPP : error; /* EINVAL: a device's unaligned extent */
 }
 
+/* QEMU's FUSE export answers a punched hole with success where its format did nothing, or only in part. */
+static int fuse_zero(struct br_file *file, uint64_t offset, uint64_t length) {
+    return br_zero_range(fd_of(file), offset, length);
+}
+
+static int fuse_discard(struct br_file *file, uint64_t offset, uint64_t length, enum br_discarded *result) {
+    int error = posix_discard(file, offset, length, result);
+    *result = BR_UNKNOWN;
+    return error;
+}
+
+static int fuse_zero_fast(struct br_file *file, uint64_t offset, uint64_t length, bool keep) {
+    (void)keep;
+    return posix_zero_fast(file, offset, length, true);
+}
+
 static int posix_extent(struct br_file *file, uint64_t offset, uint64_t length, bool *hole, uint64_t *run) {
     uint64_t end = offset + length;
     off_t data = lseek(fd_of(file), (off_t)offset, SEEK_DATA);
@@ -164,6 +180,28 @@ static const struct br_file_ops posix_file_ops = {
     .close = posix_close,
 };
 
+static const struct br_file_ops fuse_file_ops = {
+    .pread = posix_pread,
+    .pwrite = posix_pwrite,
+    .zero = fuse_zero,
+    .discard = fuse_discard,
+    .zero_fast = fuse_zero_fast,
+    .extent = posix_extent,
+    .sync = posix_sync,
+    .size = posix_size,
+    .truncate = posix_truncate,
+    .lock = posix_lock,
+    .reserve = posix_reserve,
+    .map = posix_map,
+    .fileno = posix_fileno,
+    .close = posix_close,
+};
+
+static const struct br_file_ops *ops_for(int fd) {
+    struct statfs system;
+    return fstatfs(fd, &system) == 0 && system.f_type == FUSE_SUPER_MAGIC ? &fuse_file_ops : &posix_file_ops;
+}
+
 static int posix_open(struct br_folder *folder, const char *name, int flags, struct br_file **file) {
     int how =
         O_CLOEXEC | (flags & BR_OPEN_WRITE ? O_RDWR : O_RDONLY) | (flags & BR_OPEN_CREATE ? O_CREAT : 0);
@@ -175,7 +213,7 @@ static int posix_open(struct br_folder *folder, const char *name, int flags, str
         close(fd);
         return ENOMEM;
     }
-    *opened = (struct posix_file){.base.ops = &posix_file_ops, .fd = fd};
+    *opened = (struct posix_file){.base.ops = ops_for(fd), .fd = fd};
     *file = &opened->base;
     return 0;
 }

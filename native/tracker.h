@@ -22,6 +22,17 @@
 struct br_tracker;
 struct br_identity;
 
+/* Where the image is what another process shows of a file (a raw disk of a qcow2): `file` is that file, which
+ * the tracker takes over in any case. Its identity is the one that counts, and only an end in order proves
+ * anything: `release` ends that process once all is written; the file is locked against QEMU from the opening
+ * until its identity was recorded, so that nobody writes in between. Whatever it returns but 0: nothing is
+ * proved. */
+struct br_container {
+    struct br_file *file;
+    int (*release)(void *context);
+    void *context;
+};
+
 enum br_failure_kind {
     BR_FAILED_CALL,  /* the system failed `doing` to file `name`: `error` */
     BR_FAILED_BUSY,  /* `name` is held by process `number` (0: by somebody) */
@@ -56,6 +67,7 @@ struct br_options {
     uint32_t hot_regions;   /* of 4 MiB, that may differ after a loss of power; 0: 2048; at most 3968 */
     const uint8_t *boot_id; /* NULL: the kernel's; for tests */
     const struct br_identity *identity; /* NULL: the image's own; for tests */
+    struct br_container container;      /* of zeros: the image is a file itself */
 };
 
 /* A cut. Where `epoch` is 0, nothing was ever cut. */

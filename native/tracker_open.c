@@ -43,6 +43,11 @@ static void remove_open_logs(struct br_tracker *tracker) {
     tracker->folder->ops->unlink(tracker->folder, name);
 }
 
+/* The file whose identity tells whether somebody else wrote the image. */
+static struct br_file *witness(const struct br_tracker *tracker) {
+    return tracker->container.file ? tracker->container.file : tracker->image;
+}
+
 /* Make the state durable as one that is being written, then forget the bits of what ended. */
 static int record_open(struct br_tracker *tracker, const struct br_identity *now, const uint8_t boot[16]) {
     struct br_tracking *tracking = &tracker->tracking;
@@ -69,7 +74,7 @@ static int record_open(struct br_tracker *tracker, const struct br_identity *now
  */
 static int record_closed(struct br_tracker *tracker) {
     struct br_state *state = &tracker->tracking.state;
-    struct br_file *image = tracker->image;
+    struct br_file *image = witness(tracker);
     if (tracker->image_failed)
         return EIO;
     int error = br_identity_settled(image->ops->fileno(image), &state->identity);
@@ -106,11 +111,16 @@ static int take_over(struct br_tracker *tracker, enum br_loaded loaded, const st
     br_boot_id(boot);
     if (options->boot_id)
         memcpy(boot, options->boot_id, 16);
-    bool provable = br_identity_of(tracker->image->ops->fileno(tracker->image), &now) == 0;
+    struct br_file *file = witness(tracker);
+    bool provable = br_identity_of(file->ops->fileno(file), &now) == 0;
+    if (tracker->container.file && !tracking->state.clean)
+        provable =
+            false; /* what its daemon had in memory may be lost, and stamps say nothing of a container */
     tracker->identity_given = options->identity;
     if (options->identity)
         now = *options->identity;
     int error = loaded == BR_LOADED ? 0 : start_anew(tracker);
+    tracking->state.contained = tracker->container.file != NULL;
     if (options->log)
         tracking->state.transit = options->log == BR_LOG_TRANSIT;
     if (!error)
@@ -154,7 +164,10 @@ static int lock_tracking(struct br_tracker *tracker, const char *name, struct br
 
 static int lock_image(struct br_tracker *tracker, struct br_failure *failure) {
     int fd = tracker->image->ops->fileno(tracker->image);
+    struct br_file *container = tracker->container.file;
     int error = fd < 0 ? 0 : br_image_lock(fd);
+    if (!error && container)
+        error = br_image_keep(container->ops->fileno(container));
     if (!error)
         return 0;
     br_fail(failure, error, tracker->name, "locking the image");
@@ -198,6 +211,9 @@ static int open_tracker(struct br_tracker *tracker, const struct br_options *opt
         failure->number = version;
         return EPROTONOSUPPORT;
     }
+    /* Offsets in a container and in what it shows are different things. */
+    if (!error && loaded == BR_LOADED && tracker->tracking.state.contained != !!tracker->container.file)
+        loaded = BR_DAMAGED;
     tracker->found = loaded == BR_DAMAGED ? BR_FOUND_DAMAGED : BR_FOUND_NOTHING;
     if (!error)
         error = take_over(tracker, loaded, options);
@@ -216,14 +232,18 @@ static int open_tracker(struct br_tracker *tracker, const struct br_options *opt
 int br_tracker_open(struct br_folder *folder, const char *name, const struct br_options *options,
                     struct br_tracker **opened, struct br_failure *failure) {
     struct br_tracker *tracker = calloc(1, sizeof *tracker);
+    struct br_file *container = options->container.file;
     if (!tracker || strlen(name) >= sizeof tracker->name) {
         free(tracker);
         br_folder_close(&folder);
+        if (container)
+            br_file_close(&container);
         return br_fail(failure, tracker ? ENAMETOOLONG : ENOMEM, name, "opening the image");
     }
     tracker->folder = folder;
     snprintf(tracker->name, sizeof tracker->name, "%s", name);
     tracker->log_limit = options->log_limit;
+    tracker->container = options->container;
     tracker->hot_made = 1;
     int error = br_hot_init(&tracker->hot, options->hot_regions);
     br_ranges_init(&tracker->ranges);
@@ -262,10 +282,24 @@ static int end_last_epoch(struct br_tracker *tracker, struct br_failure *failure
     return 0;
 }
 
+/* The image is whole in its container, and nobody has that any more but us. */
+static int release(struct br_tracker *tracker) {
+    struct br_file *file = tracker->container.file;
+    if (!file)
+        return 0;
+    br_file_close(&tracker->image);
+    int error = tracker->container.release ? tracker->container.release(tracker->container.context) : 0;
+    int synced = file->ops->sync(file);
+    return error ? error : synced;
+}
+
 int br_tracker_close(struct br_tracker *tracker, struct br_failure *failure) {
     pthread_mutex_lock(&tracker->cutting);
     br_tracker_flush(tracker); /* before the epoch ends: whether its artifacts may be trusted hangs on it */
     int error = end_last_epoch(tracker, failure);
+    int released = release(tracker);
+    if (!error && released)
+        error = br_fail(failure, released, tracker->name, "ending the process that shows the image");
     if (!error) {
         error = record_closed(tracker);
         if (error)
@@ -281,6 +315,7 @@ void br_tracker_drop(struct br_tracker *tracker) {
         br_file_close(&tracker->epochs[slot].log.file);
     br_tracking_close(&tracker->tracking);
     br_file_close(&tracker->image);
+    br_file_close(&tracker->container.file);
     br_folder_close(&tracker->folder);
     br_hot_free(&tracker->hot);
     pthread_cond_destroy(&tracker->hot_changed);

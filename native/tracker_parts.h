@@ -81,6 +81,7 @@ struct br_tracker {
     enum br_found found;
     uint64_t found_dirty;
     bool identity_given;
+    struct br_container container;
 };
 
 static inline struct br_epoch *br_other(struct br_tracker *tracker) {

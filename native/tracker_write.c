@@ -27,7 +27,8 @@ void br_stamp(struct br_tracker *tracker, int64_t now) {
     tracker->seen_ns = now;
     if (now - tracker->stamped_ns < stamp_interval_ns && now >= tracker->stamped_ns)
         return;
-    if (br_identity_of(tracker->image->ops->fileno(tracker->image), &identity) != 0)
+    if (tracker->container.file || /* nothing is judged by stamps there */
+        br_identity_of(tracker->image->ops->fileno(tracker->image), &identity) != 0)
         return;
     struct br_stamps stamps = {tracker->session, br_wall_clock(), identity.mtime_ns};
     tracker->stamped_ns = now;

@@ -24,7 +24,8 @@ enum {
     stamps_size = 512,
     flag_clean = 1,
     flag_suspect = 2,
-    flag_transit = 4
+    flag_transit = 4,
+    flag_contained = 8,
 };
 
 static const uint8_t magic[8] = "brtrack";
@@ -51,7 +52,7 @@ static void encode(const struct br_state *state, uint8_t out[state_size]) {
     memcpy(out + 72, state->boot, 16);
     br_put32(out + 88, state->pid);
     br_put32(out + 92, (state->clean ? flag_clean : 0) | (state->suspect ? flag_suspect : 0) |
-                           (state->transit ? flag_transit : 0));
+                           (state->transit ? flag_transit : 0) | (state->contained ? flag_contained : 0));
     br_put32(out + 96, state->slot);
     br_put64(out + 104, state->identity.inode);
     br_put64(out + 112, state->identity.size);
@@ -73,6 +74,7 @@ static void decode(const uint8_t *in, struct br_state *state) {
         .clean = flags & flag_clean,
         .suspect = flags & flag_suspect,
         .transit = flags & flag_transit,
+        .contained = flags & flag_contained,
         .slot = br_get32(in + 96),
         .identity = {br_get64(in + 104), br_get64(in + 112), (int64_t)br_get64(in + 120),
                      (int64_t)br_get64(in + 128), br_get64(in + 136)},

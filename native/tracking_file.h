@@ -12,7 +12,8 @@
  * state, little-endian:
  *       0   8  magic "brtrack" and a zero          88   4  pid of who holds it
  *       8   4  version, 2                          92   4  flags: 1 clean, 2 suspect,
- *                                                      4 log in transit only
+ *                                                      4 log in transit only,
+ *                                                      8 identity of a container
  *      12   4  granule, 65536                      96   4  slot of the epoch being written
  *      16  16  tracking UUID                      100   4  zero
  *      32   8  epoch being written                104  40  identity at clean close: inode, size, mtime and
@@ -53,9 +54,10 @@ struct br_state {
     uint8_t chain[16];
     uint8_t boot[16];
     uint32_t pid;
-    bool clean;   /* closed in order; `identity` holds */
-    bool transit; /* an epoch that no cut began has no log */
-    bool suspect; /* nothing that the slots say may be trusted: the whole image may have changed */
+    bool clean;     /* closed in order; `identity` holds */
+    bool transit;   /* an epoch that no cut began has no log */
+    bool contained; /* the identity is that of a file whose content another process shows as the image */
+    bool suspect;   /* nothing that the slots say may be trusted: the whole image may have changed */
     uint32_t slot;
     struct br_identity identity;
     int64_t cut_ns;

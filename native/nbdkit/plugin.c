@@ -1,7 +1,9 @@
 /* The nbdkit plugin: an NBD front of the tracker.
  *
  *     nbdkit -f -U vm.sock _nbdkit.so image=/path/vm.img [tracking-dir=DIR] [log-limit=BYTES] [log=always]
- *            [outlive=true] [remove=PATH ...]
+ *            [outlive=true] [remove=PATH ...] [container=/path/vm.qcow2 served-by=PID]
+ *
+ * `container`: the image is what our child PID shows of that file; it ends behind the tracker (daemon.c).
  *
  * nbdkit may fork into the background, and locks and threads belong to a process: the image is opened after
  * that, and closed, which seals its log, when the last connection has ended. Whoever started nbdkit may have
@@ -18,6 +20,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -26,6 +29,7 @@
 
 #include "../control.h"
 #include "../tracker_text.h"
+#include "daemon.h"
 #include "hangup.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
@@ -33,9 +37,10 @@
 enum { most_removed = 8, tries = 10, zero_step = 1 << 20 };
 static const struct timespec pause_between_tries = {.tv_nsec = 30000000};
 
-static char *image, *tracking_dir, *removed[most_removed];
+static char *image, *container, *tracking_dir, *removed[most_removed];
 static size_t removed_count;
 static struct br_options options;
+static int served_by;
 static struct br_tracker *tracker;
 static struct br_control *control;
 static bool tells_extents, outlive;
@@ -57,6 +62,10 @@ static int take_log_mode(const char *value) {
 static int plugin_config(const char *key, const char *value) {
     if (strcmp(key, "image") == 0)
         return take_path(&image, value);
+    if (strcmp(key, "container") == 0)
+        return take_path(&container, value);
+    if (strcmp(key, "served-by") == 0)
+        return nbdkit_parse_int(key, value, &served_by);
     if (strcmp(key, "tracking-dir") == 0)
         return take_path(&tracking_dir, value);
     if (strcmp(key, "log") == 0)
@@ -78,9 +87,9 @@ static int plugin_config(const char *key, const char *value) {
 }
 
 static int plugin_config_complete(void) {
-    if (image)
+    if (image && !container == !served_by)
         return 0;
-    nbdkit_error("image=PATH is missing");
+    nbdkit_error(image ? "container and served-by go together" : "image=PATH is missing");
     return -1;
 }
 
@@ -104,11 +113,27 @@ static int open_folder(const char *image_folder, const char *name, struct br_fol
     return error;
 }
 
+/* The file whose content is the image. */
+static int open_container(void) {
+    struct br_folder *folder;
+    const char *name;
+    char room[strlen(container) + 1];
+    strcpy(room, container);
+    int error = br_folder_posix(split_path(room, &name), &folder);
+    if (error)
+        return error;
+    error = folder->ops->open(folder, name, 0, &options.container.file);
+    br_folder_close(&folder);
+    return error;
+}
+
 /* Whoever only looks at a tracking file holds its lock for an instant. */
 static int open_tracker(const char *image_folder, const char *name, struct br_failure *failure) {
     for (int left = tries;; left--) {
         struct br_folder *folder;
-        int error = open_folder(image_folder, name, &folder);
+        int error = container ? open_container() : 0;
+        if (!error)
+            error = open_folder(image_folder, name, &folder);
         if (error) {
             *failure = (struct br_failure){.error = error, .doing = "opening the folder"};
             return error;
@@ -135,7 +160,17 @@ static int plugin_after_fork(void) {
     char room[strlen(image) + 1];
     strcpy(room, image);
     const char *folder = split_path(room, &name);
-    int error = open_tracker(folder, name, &failure);
+    int error = 0;
+    if (container) {
+        options.container.release = br_daemon_end;
+        error = br_daemon_watch(served_by);
+    }
+    if (error) {
+        errno = error;
+        nbdkit_error("watching the process that shows the image: %m");
+        return -1;
+    }
+    error = open_tracker(folder, name, &failure);
     if (!error && br_control_new(tracker, options.log_limit, &control) != 0) {
         nbdkit_error("no memory");
         return -1;
@@ -168,15 +203,18 @@ static void close_tracker(void) {
     if (tracker && br_tracker_close(tracker, &failure) != 0)
         tell_failure(&failure);
     tracker = NULL;
+    if (container)
+        br_daemon_end(NULL);
 }
 
 static void plugin_unload(void) {
     close_tracker();
     for (size_t i = 0; i < removed_count; i++) {
-        unlink(removed[i]);
+        remove(removed[i]);
         free(removed[i]);
     }
     free(image);
+    free(container);
     free(tracking_dir);
 }
 
@@ -323,8 +361,10 @@ static struct nbdkit_plugin plugin = {
                    "tracking-dir=DIR   where its tracking file and logs are\n"
                    "log-limit=SIZE     of one epoch's log\n"
                    "log=always         keep a change log\n"
+                   "container=PATH     the file whose content the image is, and\n"
+                   "served-by=PID      the child that shows it\n"
                    "outlive=BOOL       do not end with the parent process\n"
-                   "remove=PATH        remove this file at the end",
+                   "remove=PATH        remove this file, or empty folder, at the end",
     .magic_config_key = "image",
     .after_fork = plugin_after_fork,
     .cleanup = close_tracker,

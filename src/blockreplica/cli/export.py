@@ -24,6 +24,12 @@ from .common import json_option, size
 @click.option("--tracking-dir", type=click.Path(path_type=Path), metavar="DIR", help="Where its logs are.")
 @click.option("--log", type=click.Choice(["always", "transit"]), help="When a log is kept [default: as before].")
 @click.option("--log-limit", type=size, metavar="SIZE", help="Of one epoch's log [default: half of the image].")
+@click.option(
+    "--format",
+    "fmt",
+    metavar="FORMAT",
+    help="raw, qcow2, vhdx, vhd, vmdk or vdi [default: by name and content, which must agree].",
+)
 @click.option("--read-only", is_flag=True, help="Clients may not write.")
 @click.option("--detach", is_flag=True, help="Return when it is ready; it ends by a SIGTERM to its process.")
 @click.option("--pid-file", type=click.Path(path_type=Path), metavar="FILE", help="Written when it is ready.")
@@ -36,6 +42,7 @@ def export(
     tracking_dir: Path | None,
     log: Literal["always", "transit"] | None,
     log_limit: int | None,
+    fmt: str | None,
     read_only: bool,
     detach: bool,
     pid_file: Path | None,
@@ -60,7 +67,7 @@ def export(
         signal.signal(number, end)
     begun = br.export(
         image, socket=socket, tcp=tcp, tls=tls_certificates, tracking_dir=tracking_dir, log=log, log_limit=log_limit,
-        read_only=read_only, detach=detach, pid_file=pid_file,
+        read_only=read_only, detach=detach, pid_file=pid_file, format=fmt,
     )  # fmt: skip
     if ending:
         begun.terminate()

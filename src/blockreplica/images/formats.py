@@ -10,6 +10,7 @@ chain, external data, split extents) is refused, whatever it says: only the one 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -33,6 +34,7 @@ SUFFIXES = {
 }  # fmt: skip
 FORMATS = ("qcow2", "vhdx", "vpc", "vmdk", "vdi")
 _START_S, _STOP_S, _PAUSE_S = 30.0, 60.0, 0.005
+_TRIES, _AGAIN_S = 5, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,37 +79,53 @@ def describe(path: Path, fmt: str) -> FormatInfo:
     return FormatInfo(fmt, info["virtual-size"], info["actual-size"])
 
 
-def served_at(path: Path) -> Path:
-    """Where the raw file of an image that is exported appears; a place of its own, of the image's name."""
-    return path.with_name(path.name + ".raw") / path.name
-
-
 @contextmanager
-def opened_as_raw(path: Path, fmt: str, *, writable: bool = False, at: Path | None = None) -> Iterator[Path]:
-    """The content of an image as a raw file, which is there while the block lasts.
-
-    `at`: the empty file over which it appears; a temporary one unless given. BusyError when a machine has the image.
-    """
+def opened_as_raw(path: Path, fmt: str, *, writable: bool = False) -> Iterator[Path]:
+    """The content of an image as a raw file, which is there while the block lasts. BusyError: a machine has it."""
     describe(path, fmt)
-    program = _require("qemu-storage-daemon", "qemu-system-common")
-    folder = Path(tempfile.mkdtemp(prefix="blockreplica-")) if at is None else None
-    place = at if folder is None else folder / path.name
-    assert place is not None
+    folder = Path(tempfile.mkdtemp(prefix="blockreplica-"))
+    place = folder / path.name
     process = None
     try:
-        with translated(place, "making a place for the raw file"):
-            _detach(place)
-            place.touch()
-        process = _start(program, path, fmt, place, writable=writable)
+        process = started(path, fmt, place, writable=writable)
         yield place
     finally:
         if process is not None:
             _stop(process, place)
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(program: str, path: Path, fmt: str, place: Path, *, writable: bool) -> subprocess.Popen[str]:
+def shows(place: Path, fd: int | None = None) -> bool:
+    """Whether the content of an image is there, in an open file: not the empty one over which it appears, nor what a
+    daemon left that died."""
+    try:
+        found = os.stat(place) if fd is None else os.fstat(fd)
+        return found.st_dev != os.stat(place.parent).st_dev
+    except OSError:
+        return False
+
+
+def started(path: Path, fmt: str, place: Path, *, writable: bool) -> subprocess.Popen[bytes]:
+    """A daemon that shows an image over file `place`; it ends with the thread that begins it.
+
+    Another daemon of ours may be ending this moment, so it is tried again a few times. BusyError, RefusedError.
+    """
+    program = _require("qemu-storage-daemon", "qemu-system-common")
+    for left in reversed(range(_TRIES)):
+        try:
+            with translated(place, "making a place for the raw file"):
+                detach(place)
+                place.parent.mkdir(mode=0o700, exist_ok=True)
+                place.touch()
+            return _start(program, path, fmt, place, writable=writable)
+        except BusyError:
+            if left == 0:
+                raise
+            time.sleep(_AGAIN_S)
+    raise AssertionError("unreachable")
+
+
+def _start(program: str, path: Path, fmt: str, place: Path, *, writable: bool) -> subprocess.Popen[bytes]:
     file = {"driver": "host_device" if stat.S_ISBLK(os.stat(path).st_mode) else "file", "node-name": "file",
             "filename": str(path), "read-only": not writable, "locking": "on", "discard": "unmap"}  # fmt: skip
     image: dict[str, Any] = {"driver": fmt, "node-name": "image", "file": "file", "read-only": not writable,
@@ -116,28 +134,30 @@ def _start(program: str, path: Path, fmt: str, place: Path, *, writable: bool) -
         image["backing"] = None
     export = {"type": "fuse", "id": "raw", "node-name": "image", "mountpoint": str(place), "writable": writable}
     command = [program, "--blockdev", json.dumps(file), "--blockdev", json.dumps(image), "--export", json.dumps(export)]
-    guard = shutil.which("setpriv")
-    if guard is not None:
-        command = [guard, "--pdeathsig", "TERM", *command]
-    before = os.stat(place)
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                               text=True, start_new_session=True)  # fmt: skip
-    until = time.monotonic() + _START_S
-    try:
-        while os.stat(place).st_dev == before.st_dev:
-            if process.poll() is not None:
-                assert process.stderr is not None
-                raise _refused(path, process.stderr.read().strip())
-            if time.monotonic() > until:
-                raise StorageError(f"{path}: qemu-storage-daemon does not serve it within {_START_S:.0f} s")
-            time.sleep(_PAUSE_S)
-    except BaseException:
-        _stop(process, place)
-        raise
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen([*ending_with_parent(), *command], stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)  # fmt: skip
+        until = time.monotonic() + _START_S
+        try:
+            while not shows(place):
+                if process.poll() is not None:
+                    raise _refused(path, os.pread(log.fileno(), 1 << 16, 0).decode(errors="replace").strip())
+                if time.monotonic() > until:
+                    raise StorageError(f"{path}: qemu-storage-daemon does not serve it within {_START_S:.0f} s")
+                time.sleep(_PAUSE_S)
+        except BaseException:
+            _stop(process, place)
+            raise
     return process
 
 
-def _stop(process: subprocess.Popen[str], place: Path) -> None:
+def ending_with_parent() -> list[str]:
+    """What in front of a command makes it end when the thread ends that begins it."""
+    guard = shutil.which("setpriv")
+    return [guard, "--pdeathsig", "TERM"] if guard is not None else []
+
+
+def _stop(process: subprocess.Popen[bytes], place: Path) -> None:
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(_STOP_S)
@@ -145,12 +165,10 @@ def _stop(process: subprocess.Popen[str], place: Path) -> None:
         process.kill()
         process.wait()
     finally:
-        if process.stderr is not None:
-            process.stderr.close()
-        _detach(place)
+        detach(place)
 
 
-def _detach(place: Path) -> None:
+def detach(place: Path) -> None:
     """Take away a mount whose daemon is dead: it answers nothing but ENOTCONN."""
     try:
         os.stat(place)
@@ -160,6 +178,19 @@ def _detach(place: Path) -> None:
         for command in (["fusermount3", "-uz", str(place)], ["umount", "-l", str(place)]):
             if shutil.which(command[0]) and subprocess.run(command, capture_output=True, check=False).returncode == 0:
                 return
+
+
+def tidy(place: Path, *, wait_s: float = 0) -> None:
+    """Remove a place with its folder, unless something is still shown there after `wait_s`."""
+    until = time.monotonic() + wait_s
+    while shows(place):
+        if time.monotonic() >= until:
+            return
+        time.sleep(_PAUSE_S)
+    detach(place)
+    with contextlib.suppress(OSError):
+        place.unlink(missing_ok=True)
+        place.parent.rmdir()
 
 
 def _refused(path: Path, said: str) -> Exception:

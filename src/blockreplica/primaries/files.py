@@ -10,7 +10,7 @@ from uuid import UUID
 
 from ..errors import BlockReplicaError, NotFoundError
 from ..files import Files
-from ..images.formats import FORMATS, RAW, checked_format, describe, detect, opened_as_raw, served_at
+from ..images.formats import FORMATS, RAW, checked_format, describe, detect, opened_as_raw
 from ..replication import TrackedGroup
 from ..tracking import ImageSource, LogMode, image_path, require_image
 from ..tracking.served import ServedImage
@@ -54,9 +54,8 @@ class ImageFiles:
             for fmt, path in map(parse, addresses):
                 source, shown = self._source(fmt, path, files), None
                 if fmt != RAW:
-                    shown = served_at(path)
-                    if not (source.tracked() and shown.exists()):
-                        shown = stack.enter_context(opened_as_raw(path, fmt))
+                    live = source.tracked() and source.state == "tracking"
+                    shown = source.names.shown if live else stack.enter_context(opened_as_raw(path, fmt))
                 images.append((source, shown))
             return TrackedGroup(images, files, stack.pop_all(), log=self._log)
 

@@ -7,9 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from uuid import UUID
 
-from ..errors import BlockReplicaError, LogError
+from ..errors import BlockReplicaError, BusyError, LogError
 from ..extents import Extent
 from ..files import File, Files
+from ..images.formats import shows
 from ..manifest import Cursor
 from ..tracking import Cut, EpochRecord, ImageSource, LogMode, cut_together
 from .decide import Decision, DiskView, decide, follows
@@ -48,8 +49,12 @@ class TrackedDisk:
         return self.base.identity().as_list()
 
     def open(self) -> File:
-        """The image, live."""
-        return self.files.open(self._content)
+        """The image, live. BusyError when the daemon that showed it has just ended, or begun."""
+        file = self.files.open(self._content)
+        if self._content == self.base.path or shows(self._content, file.fileno()):
+            return file
+        file.close()
+        raise BusyError(f"{self.base.path}: its export has just ended; sync again")
 
     def since(self, begin: Cursor, cut: Cut) -> LoggedChanges:
         """What the tracker's logs and dirty bitmaps tell."""

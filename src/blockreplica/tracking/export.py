@@ -16,6 +16,8 @@ from typing import IO
 
 from ..errors import BusyError, StorageError
 from ..files import FILES
+from ..images import becoming
+from ..images.formats import RAW, checked_format, describe, detect, tidy
 from ..nbdkit import PathLike, Place, Server, outliving, place_of, require_nbdkit, start
 from .control import Control, GoneError
 from .names import Names
@@ -24,6 +26,7 @@ from .source import require_image
 from .types import LogMode, TrackingStatus
 
 PLUGIN = Path(__file__).resolve().parent.parent / "_nbdkit.so"
+_END_WAIT_S = 60.0
 _MARK = "blockreplica {"  # what the plugin puts before a failure
 
 
@@ -52,42 +55,77 @@ class Export(Server):
         return self
 
 
+class ServedExport(Export):
+    """The export of what a daemon shows of an image; nbdkit ends it, and nothing may be left of it."""
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """As of `Export`; also StorageError when the daemon had ended before."""
+        ended = False
+        try:
+            ended = super().wait(timeout_s)
+        finally:
+            if self._process.returncode is not None:
+                tidy(self._names.shown, wait_s=_END_WAIT_S)
+        failure = _explained(self.told(), self._names) if ended else None
+        if failure is not None:
+            raise failure
+        return ended
+
+
 def export(
     path: PathLike, *, socket: PathLike | None = None, tcp: str | None = None, tls: PathLike | None = None,
     tracking_dir: PathLike | None = None, log: LogMode | None = None, log_limit: int | None = None,
-    read_only: bool = False, detach: bool = False, pid_file: PathLike | None = None,
+    read_only: bool = False, detach: bool = False, pid_file: PathLike | None = None, format: str | None = None,
 ) -> Export:  # fmt: skip
     """Serve a disk image over NBD, every change of it tracked; returns once clients can connect.
 
     `socket`: the Unix socket, `<image>.nbd` among the tracker's files unless given; or `tcp`, "host:port", with `tls`,
     the folder of certificates that nbdkit and its clients have of one authority. `tracking_dir`, `log` and `log_limit`
-    as of `track`. The export ends with this process, unless `detach`; `pid_file` is written when it is ready and
-    removed at its end. BusyError names the process that tracks the image already; NotFoundError: no such image, or no
-    nbdkit.
+    as of `track`. `format`: that of the image (qcow2, VHDX and others are shown as a raw disk by a daemon), which its
+    name and its content tell unless given. The export ends with this process, unless `detach`; `pid_file` is written
+    when it is ready and removed at its end. BusyError names the process that tracks the image already; NotFoundError:
+    no such image, or no nbdkit.
     """
     program = require_nbdkit(PLUGIN)
     names = Names.of(path, tracking_dir)
     require_image(names.image)
     names.claim(FILES)
     names.refuse_confusion(FILES)
+    fmt = _format(names.image, format)
     _refuse_second(names)
     path = names.nbd if socket is None else Path(os.path.abspath(socket))
     place = place_of(path, tcp, tls, given=socket is not None)
     place.clear()
     pid_path = Path(os.path.abspath(pid_file)) if pid_file is not None else None
-    server = [program, "-f", *place.arguments(), *(["-r"] if read_only else [])]
-    plugin = [str(PLUGIN), f"image={names.image}", f"log-limit={log_limit or 0}"]
-    plugin += [f"log={log}"] if log is not None else []
-    plugin += [f"tracking-dir={names.folder}"] if names.apart else []
-    plugin += outliving(detach=detach)
-    plugin += [f"remove={leftover}" for leftover in (place.socket, pid_path) if leftover is not None]
+    command = [program, "-f", *place.arguments(), *(["-r"] if read_only else []), str(PLUGIN)]
+    command += [f"log-limit={log_limit or 0}", *([f"log={log}"] if log is not None else [])]
+    command += outliving(detach=detach)
+    command += [f"remove={leftover}" for leftover in (place.socket, pid_path) if leftover is not None]
+    kind = Export if fmt == RAW else ServedExport
     begun = start(
-        [*server, *plugin], place, lambda process, log: Export(process, place, names, log), detach=detach,
+        _over(names, fmt, command), place, lambda process, log: kind(process, place, names, log), detach=detach,
         explain=lambda told: _explained(told, names),
     )  # fmt: skip
     if pid_path is not None:
         FILES.write_durably(pid_path, b"%d\n" % begun.pid)
     return begun
+
+
+def _format(path: Path, said: str | None) -> str:
+    fmt = detect(path) if said is None else checked_format(said)
+    if fmt != RAW:
+        describe(path, fmt)
+    return fmt
+
+
+def _over(names: Names, fmt: str, server: list[str]) -> list[str]:
+    """nbdkit over the image, or over what a daemon shows of it; the tracker's files are named after it in any case."""
+    if fmt == RAW:
+        return [*server, f"image={names.image}", *([f"tracking-dir={names.folder}"] if names.apart else [])]
+    shown = names.shown
+    server = [*server, f"image={shown}", f"container={names.image}", f"tracking-dir={names.folder}"]
+    server += [f"remove={shown}", f"remove={shown.parent}"]
+    return becoming.command(fmt, names.image, shown, server, outlive="outlive=true" in server)
 
 
 def _refuse_second(names: Names) -> None:
@@ -99,7 +137,9 @@ def _refuse_second(names: Names) -> None:
 
 
 def _explained(told: str, names: Names) -> Exception | None:
-    """What the tracker said that stopped it, as a typed error."""
+    """What the tracker, or the daemon under it, said that stopped it, as a typed error."""
+    if (failure := becoming.failure(told)) is not None:
+        return failure
     for line in told.splitlines():
         if _MARK in line:
             failure = json.loads(line[line.index(_MARK) + len(_MARK) - 1 :])

@@ -72,6 +72,11 @@ class Names:
         """The socket of an export, unless another place is asked for."""
         return self._beside(".nbd")
 
+    @property
+    def shown(self) -> Path:
+        """Where the content of an image in a format that QEMU reads appears while it is exported."""
+        return self._beside(".raw") / self.image.name
+
     def word(self, tag: str) -> Path:
         """The epoch word of one cut of several images."""
         return self._beside(f".word-{tag}")

@@ -53,6 +53,8 @@ def require_image(path: Path) -> os.stat_result:
 class ImageSource:
     """One image as a sync's source. `state` is how it was found, at `open` or at the latest cut."""
 
+    contained = False
+
     def __init__(self, names: Names, files: Files) -> None:
         self.names, self._files = names, files
         self.path = names.image
@@ -256,7 +258,7 @@ class ImageSource:
 
     def _judge(self, file: File) -> tuple[SourceState, TrackingState | None]:
         state = read_state(file, self.names.tracking)
-        if state is None:
+        if state is None or state.contained != self.contained:
             return "changed", None
         if not state.clean:
             return "unclean", state
