@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
@@ -19,9 +21,25 @@ from blockreplica.tracking import ImageSource
 from tracking.helpers import replay
 
 from .conftest import MIB, SIZE
-from .tools import fio, need, qemu_io
+from .tools import need, qemu_io
 
 Serve = Callable[..., br.Export]
+
+
+@contextmanager
+def _load(uri: str) -> Iterator[subprocess.Popen[bytes]]:
+    """fio writes until it is told to end, however long that takes; so slowly that between two syncs of a busy machine
+    it does not write half of the disk, because then a resync is cheaper."""
+    command = ["fio", "--ioengine=nbd", f"--uri={uri}", "--size=64M", "--name=load", "--rw=randwrite", "--bs=4k"]
+    command += ["--iodepth=8", "--rate_iops=1000", "--time_based", "--runtime=600"]
+    writer = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        yield writer
+        writer.send_signal(signal.SIGINT)
+        writer.wait(60)
+    finally:
+        writer.kill()
+        writer.wait()
 
 
 def test_a_point_is_the_image_at_the_cut_while_fio_goes_on_writing(image: Path, tmp_path: Path, serve: Serve) -> None:
@@ -32,14 +50,14 @@ def test_a_point_is_the_image_at_the_cut_while_fio_goes_on_writing(image: Path, 
     first = ImageSource.open(image).cut()
     assert first is not None
     ImageSource.open(image).begin_cursor(UUID(int=1), first.epoch)
-    load = ["--name=load", "--rw=randwrite", "--bs=4k", "--iodepth=8", "--io_size=16M", "--rate_iops=2000"]
-    writer = threading.Thread(target=fio, args=(served.uri, *load))  # under half of the disk, or a resync is cheaper
-    writer.start()
-    while served.status().writes < 100:
-        threading.Event().wait(0.01)
-    done = [vm.sync() for _ in range(3)]
-    assert writer.is_alive(), "the cuts were not made under load"
-    writer.join()
+    done = []
+    with _load(served.uri) as writer:
+        for _ in range(3):
+            before = served.status().writes
+            while served.status().writes < before + 100 and writer.poll() is None:
+                threading.Event().wait(0.01)
+            done.append(vm.sync())
+        assert writer.poll() is None, "the cuts were not made under load"
     assert served.status().state == "tracking"
     served.close()
     done.append(vm.sync())
