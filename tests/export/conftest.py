@@ -41,6 +41,7 @@ def serve() -> Iterator[Callable[..., br.Export]]:
     begun: list[br.Export] = []
 
     def start(*arguments: Any, **options: Any) -> br.Export:
+        options.setdefault("threads", 16)  # as on a large machine: what can go wrong between them shall
         begun.append(br.export(*arguments, **options))
         return begun[-1]
 

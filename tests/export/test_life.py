@@ -43,6 +43,23 @@ def command() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         one.communicate()
 
 
+@contextlib.contextmanager
+def connected(uri: str) -> Iterator[None]:
+    """A client that has written once, and stays."""
+    need("qemu-io")
+    client = subprocess.Popen(["qemu-io", "-f", "raw", uri], stdin=-1, stdout=-1, stderr=-1, text=True)
+    try:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        client.stdin.write("write -P 3 0 64k\n")
+        client.stdin.flush()
+        assert "wrote" in client.stdout.readline()
+        yield
+    finally:
+        client.kill()
+        client.communicate()
+
+
 def first_line(process: subprocess.Popen[str]) -> dict[str, Any]:
     assert process.stdout is not None
     return dict(json.loads(process.stdout.readline()))
@@ -75,19 +92,27 @@ def test_the_command_serves_until_it_is_told_to_end_and_ends_in_order(
     assert ImageSource.open(image).state == "closed"
 
 
+def test_a_connection_has_the_threads_that_were_asked_for(image: Path, serve: Serve) -> None:
+    def added(threads: int) -> int:
+        with serve(image, threads=threads) as served, connected(served.uri):
+            return len(os.listdir(f"/proc/{served.pid}/task"))
+
+    assert added(9) - added(3) == 6
+
+
+@pytest.mark.parametrize("threads", [0, -1, 257])
+def test_a_senseless_number_of_threads_is_refused(image: Path, threads: int) -> None:
+    with pytest.raises(UsageError, match="wanted 1 to 256"):
+        br.export(image, threads=threads)
+    assert beside(image) == set()
+
+
 def test_a_sigterm_to_the_server_itself_seals_the_log_while_a_client_is_connected(image: Path, serve: Serve) -> None:
     need("qemu-io")
     served = serve(image)
-    client = subprocess.Popen(["qemu-io", "-f", "raw", served.uri], stdin=-1, stdout=-1, stderr=-1, text=True)
-    assert client.stdin is not None
-    assert client.stdout is not None
-    client.stdin.write("write -P 3 0 64k\n")
-    client.stdin.flush()
-    assert "wrote" in client.stdout.readline()
-    os.kill(served.pid, signal.SIGTERM)
-    served.wait()
-    client.kill()
-    client.communicate()
+    with connected(served.uri):
+        os.kill(served.pid, signal.SIGTERM)
+        served.wait()
     assert content_by_logs(image, SIZE, 1) == image.read_bytes()
     assert not image.with_name("vm.img.nbd").exists()
 

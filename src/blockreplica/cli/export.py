@@ -30,6 +30,7 @@ from .common import json_option, size
     metavar="FORMAT",
     help="raw, qcow2, vhdx, vhd, vmdk or vdi [default: by name and content, which must agree].",
 )
+@click.option("--threads", type=click.IntRange(1, 256), help="A connection [default: 2 a processor, from 4 to 16].")
 @click.option("--read-only", is_flag=True, help="Clients may not write.")
 @click.option("--detach", is_flag=True, help="Return when it is ready; it ends by a SIGTERM to its process.")
 @click.option("--pid-file", type=click.Path(path_type=Path), metavar="FILE", help="Written when it is ready.")
@@ -43,6 +44,7 @@ def export(
     log: Literal["always", "transit"] | None,
     log_limit: int | None,
     fmt: str | None,
+    threads: int | None,
     read_only: bool,
     detach: bool,
     pid_file: Path | None,
@@ -67,7 +69,7 @@ def export(
         signal.signal(number, end)
     begun = br.export(
         image, socket=socket, tcp=tcp, tls=tls_certificates, tracking_dir=tracking_dir, log=log, log_limit=log_limit,
-        read_only=read_only, detach=detach, pid_file=pid_file, format=fmt,
+        read_only=read_only, detach=detach, pid_file=pid_file, format=fmt, threads=threads,
     )  # fmt: skip
     if ending:
         begun.terminate()

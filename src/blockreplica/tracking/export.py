@@ -14,7 +14,7 @@ import subprocess
 from pathlib import Path
 from typing import IO
 
-from ..errors import BusyError, StorageError
+from ..errors import BusyError, StorageError, UsageError
 from ..files import FILES
 from ..images import becoming
 from ..images.formats import RAW, checked_format, describe, detect, tidy
@@ -28,6 +28,8 @@ from .types import LogMode, TrackingStatus
 PLUGIN = Path(__file__).resolve().parent.parent / "_nbdkit.so"
 _END_WAIT_S = 60.0
 _MARK = "blockreplica {"  # what the plugin puts before a failure
+_THREADS_A_PROCESSOR, _LEAST_THREADS, _MOST_THREADS = 2, 4, 16
+_THREADS_LIMIT = 256
 
 
 class Export(Server):
@@ -76,15 +78,17 @@ def export(
     path: PathLike, *, socket: PathLike | None = None, tcp: str | None = None, tls: PathLike | None = None,
     tracking_dir: PathLike | None = None, log: LogMode | None = None, log_limit: int | None = None,
     read_only: bool = False, detach: bool = False, pid_file: PathLike | None = None, format: str | None = None,
+    threads: int | None = None,
 ) -> Export:  # fmt: skip
     """Serve a disk image over NBD, every change of it tracked; returns once clients can connect.
 
     `socket`: the Unix socket, `<image>.nbd` among the tracker's files unless given; or `tcp`, "host:port", with `tls`,
     the folder of certificates that nbdkit and its clients have of one authority. `tracking_dir`, `log` and `log_limit`
     as of `track`. `format`: that of the image (qcow2, VHDX and others are shown as a raw disk by a daemon), which its
-    name and its content tell unless given. The export ends with this process, unless `detach`; `pid_file` is written
-    when it is ready and removed at its end. BusyError names the process that tracks the image already; NotFoundError:
-    no such image, or no nbdkit.
+    name and its content tell unless given. `threads`: requests of one connection that are served at once, two a
+    processor but four to sixteen unless given. The export ends with this process, unless `detach`; `pid_file` is
+    written when it is ready and removed at its end. BusyError names the process that tracks the image already;
+    NotFoundError: no such image, or no nbdkit.
     """
     program = require_nbdkit(PLUGIN)
     names = Names.of(path, tracking_dir)
@@ -97,7 +101,8 @@ def export(
     place = place_of(path, tcp, tls, given=socket is not None)
     place.clear()
     pid_path = Path(os.path.abspath(pid_file)) if pid_file is not None else None
-    command = [program, "-f", *place.arguments(), *(["-r"] if read_only else []), str(PLUGIN)]
+    command = [program, "-f", f"--threads={_threads(threads)}", *place.arguments()]
+    command += [*(["-r"] if read_only else []), str(PLUGIN)]
     command += [f"log-limit={log_limit or 0}", *([f"log={log}"] if log is not None else [])]
     command += outliving(detach=detach)
     command += [f"remove={leftover}" for leftover in (place.socket, pid_path) if leftover is not None]
@@ -126,6 +131,16 @@ def _over(names: Names, fmt: str, server: list[str]) -> list[str]:
     server = [*server, f"image={shown}", f"container={names.image}", f"tracking-dir={names.folder}"]
     server += [f"remove={shown}", f"remove={shown.parent}"]
     return becoming.command(fmt, names.image, shown, server, outlive="outlive=true" in server)
+
+
+def _threads(wanted: int | None) -> int:
+    """More than keep the processors busy only wake each other up: what is in the page cache is then served slower."""
+    if wanted is None:
+        processors = len(os.sched_getaffinity(0))
+        return min(_MOST_THREADS, max(_LEAST_THREADS, _THREADS_A_PROCESSOR * processors))
+    if not 1 <= wanted <= _THREADS_LIMIT:
+        raise UsageError(f"{wanted} threads: wanted 1 to {_THREADS_LIMIT}")
+    return wanted
 
 
 def _refuse_second(names: Names) -> None:
