@@ -224,7 +224,8 @@ static int write_all(struct br_tracker *tracker, const char *data, uint64_t leng
         *entry = data_entry(begin, entry->length, data);
         pthread_mutex_lock(&tracker->mutex);
     }
-    tracker->logging = br_logged(epoch);
+    if (tracker->logging != br_logged(epoch)) /* read by all: stored into only when it changes */
+        tracker->logging = br_logged(epoch);
     for (int error = 0;;) {
         int unplaced = reserve(tracker, epoch, entry, &place, &lost);
         pthread_mutex_unlock(&tracker->mutex);

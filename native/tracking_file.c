@@ -223,8 +223,10 @@ static uint64_t set_bits(uint8_t *page, uint32_t first, uint32_t last) {
             mask &= (uint8_t)(0xff << first % 8);
         if (at == last / 8)
             mask &= (uint8_t)(0xff >> (7 - last % 8));
-        fresh += (uint64_t)__builtin_popcount(mask & ~page[at] & 0xff);
-        page[at] |= mask;
+        uint8_t unset = (uint8_t)(mask & ~page[at]);
+        fresh += (uint64_t)__builtin_popcount(unset);
+        if (unset) /* a store would make a page dirty again that the kernel has just written: a fault */
+            page[at] |= mask;
     }
     return fresh;
 }
