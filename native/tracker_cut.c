@@ -189,6 +189,17 @@ int br_settle_cut(struct br_tracker *tracker, bool *ended, struct br_failure *fa
     return br_epoch_end(tracker, !tracker->current, false, failure);
 }
 
+/* A page that finds no room kills whoever touches it first (a hole in tmpfs, even by reading): touch it now.
+ */
+static int touch(void *map) {
+#ifndef MADV_POPULATE_READ
+    enum { MADV_POPULATE_READ = 22 };
+#endif
+    if (madvise(map, sizeof(uint64_t), MADV_POPULATE_READ) == 0 || errno == EINVAL) /* before Linux 5.14 */
+        return 0;
+    return errno == EFAULT || errno == ENOMEM ? ENOSPC : errno;
+}
+
 /* Map a word that was not set yet. */
 static int map_word(const char *path, void **map) {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -200,10 +211,11 @@ static int map_word(const char *path, void **map) {
     close(fd);
     if (*map == MAP_FAILED)
         return error;
-    if (*(const _Atomic uint64_t *)*map == 0)
+    error = touch(*map);
+    if (!error && *(const _Atomic uint64_t *)*map == 0)
         return 0;
     munmap(*map, sizeof(uint64_t));
-    return EINVAL;
+    return error ? error : EINVAL;
 }
 
 /* Under cutting, with nothing prepared or ending. */

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from blockreplica.errors import NoSpaceError
-from blockreplica.tracking import ImageSource, track
+from blockreplica.tracking import ImageSource, cut_together, track
 
 from .helpers import MIB, unexplained
 
@@ -69,3 +69,47 @@ def test_a_disk_filled_by_others_costs_the_log_and_not_the_tracker(small_disk: P
         assert tracked.status().state == "tracking"
     [record] = ImageSource.open(image).records(0, 1)
     assert record.dirty is not None
+
+
+def test_a_cut_of_a_group_on_a_full_disk_kills_no_tracker(small_disk: Path) -> None:
+    """Invariant 13: the epoch word of rule 4 is mapped, and where a page of a mapping finds no room, its process dies."""
+    images = [small_disk / "a.img", small_disk / "b.img"]
+    for image in images:
+        image.touch()
+        os.truncate(image, MIB)
+    child = os.fork()
+    if child == 0:
+        try:
+            with track(images[0]) as first, track(images[1]) as second:
+                first.pwrite(b"a" * 4096, 0)
+                second.pwrite(b"b" * 4096, 0)
+                with contextlib.suppress(OSError), small_disk.joinpath("filler").open("wb", buffering=0) as filler:
+                    while filler.write(bytes(4096)):
+                        pass
+                cuts = cut_together([ImageSource.open(image) for image in images])
+                first.pwrite(b"c" * 4096, 0)
+                assert all(cut is not None and cut.epoch == 1 for cut in cuts)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_an_epoch_word_without_room_is_refused(small_disk: Path) -> None:
+    """Also when somebody else made it."""
+    image, word = small_disk / "vm.img", small_disk / "word"
+    image.touch()
+    os.truncate(image, MIB)
+    word.touch()
+    os.truncate(word, 8)
+    child = os.fork()
+    if child == 0:
+        with track(image) as tracked:
+            with contextlib.suppress(OSError), small_disk.joinpath("filler").open("wb", buffering=0) as filler:
+                while filler.write(bytes(4096)):
+                    pass
+            with contextlib.suppress(NoSpaceError):
+                tracked.prepare(word)
+            small_disk.joinpath("filler").unlink()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

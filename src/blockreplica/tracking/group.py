@@ -10,20 +10,20 @@ between, its image was not cut with the others, and all is done again.
 
 from __future__ import annotations
 
-import mmap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from ..errors import BusyError, translated
-from ..files import FILES
+from ..errors import BusyError, NoSpaceError
+from ..files import FILES, File
 from .control import Control, GoneError
 from .source import HeldImage, ImageSource
 from .types import Cut
 
 _TRIES, _PAUSE_S = 40, 0.05
+_ELSEWHERE = Path("/dev/shm")  # noqa: S108
 
 
 def cut_together(sources: Sequence[ImageSource]) -> list[Cut | None]:
@@ -82,25 +82,33 @@ def _finish(member: Control | HeldImage | None, instant: float) -> Cut | None:
 
 
 class _Word:
-    """The epoch word: eight bytes that trackers map."""
+    """The epoch word: eight bytes that trackers map. We write them, for a store into a mapping may find no room."""
 
-    def __init__(self, path: Path, view: mmap.mmap) -> None:
-        self.path, self._view = path, view
+    def __init__(self, file: File) -> None:
+        self.path, self._file = file.path, file
 
     def set(self) -> float:
         """Make the cut; returns its time. Only the first byte changes, so the store can't be seen half done."""
-        self._view[0] = 1
+        self._file.pwrite(b"\1", 0)
         return time.time()
 
 
 @contextmanager
 def _word(path: Path) -> Iterator[_Word]:
-    try:
-        with FILES.open(path, write=True, exclusive=True) as file:
-            file.truncate(8)
-            with translated(path, "mapping the epoch word"):
-                view = mmap.mmap(file.fileno(), 8)
-            with view:
-                yield _Word(path, view)
-    finally:
-        FILES.unlink(path)
+    with ExitStack() as stack:
+        yield _Word(_made(path, stack))
+
+
+def _made(path: Path, stack: ExitStack) -> File:
+    """A word in the image's folder, else, where that is full, in memory."""
+    for place in (path, _ELSEWHERE / path.name):
+        stack.callback(FILES.unlink, place)
+        try:
+            file = stack.enter_context(FILES.open(place, write=True, exclusive=True))
+            file.pwrite(bytes(8), 0)
+        except NoSpaceError:
+            if place != path:
+                raise
+        else:
+            return file
+    raise AssertionError("unreachable")
