@@ -70,9 +70,10 @@ static int record_open(struct br_tracker *tracker, const struct br_identity *now
     return br_save_state(tracker);
 }
 
-/* The same as one that is closed in order. An image without identity is never provable, so it stays unclean.
+/* The same as one that is closed in order. An image without identity is never provable, so it stays unclean;
+ * so does one that is not `judged` any more (NULL: nobody else could write it), for somebody wrote it since.
  */
-static int record_closed(struct br_tracker *tracker) {
+static int record_closed(struct br_tracker *tracker, const struct br_identity *judged) {
     struct br_state *state = &tracker->tracking.state;
     struct br_file *image = witness(tracker);
     if (tracker->image_failed)
@@ -80,6 +81,10 @@ static int record_closed(struct br_tracker *tracker) {
     int error = br_identity_settled(image->ops->fileno(image), &state->identity);
     if (error)
         return error == ENOTSUP ? 0 : error;
+    if (judged && !tracker->identity_given && !br_identity_equal(judged, &state->identity)) {
+        tracker->all_suspect = true;
+        return br_save_state(tracker);
+    }
     state->clean = true;
     state->pid = 0;
     tracker->all_suspect = false; /* image and epoch are durable now */
@@ -88,12 +93,12 @@ static int record_closed(struct br_tracker *tracker) {
 }
 
 /* Settle without tracking: the image's sync stands before the record of its identity. */
-static int settle(struct br_tracker *tracker, bool suspect) {
+static int settle(struct br_tracker *tracker, bool suspect, const struct br_identity *now) {
     tracker->image_failed |= suspect;
     if (tracker->image_failed)
         return br_save_state(tracker);
     int error = br_tracker_flush(tracker);
-    return error ? error : record_closed(tracker);
+    return error ? error : record_closed(tracker, now);
 }
 
 static int clear_slots(struct br_tracker *tracker) {
@@ -101,6 +106,16 @@ static int clear_slots(struct br_tracker *tracker) {
     if (!error)
         error = br_tracking_clear(&tracker->tracking, 1);
     return error ? error : br_tracking_cover(&tracker->tracking, tracker->size);
+}
+
+/* What others wrote, dead trackers too, may stand in memory alone; a target may soon have it, and no hot
+ * region of ours will name it. */
+static void sync_what_was_found(struct br_tracker *tracker) {
+    if (tracker->found == BR_FOUND_CLOSED || tracker->image->ops->sync(tracker->image) == 0)
+        return;
+    tracker->image_failed = true;
+    if (tracker->found == BR_FOUND_DIED || tracker->found == BR_FOUND_POWER)
+        tracker->found = BR_FOUND_SUSPECT;
 }
 
 /* Bring the state from what was found to what is now. */
@@ -131,6 +146,7 @@ static int take_over(struct br_tracker *tracker, enum br_loaded loaded, const st
         tracker->found = br_judge(tracking, &now, provable, boot);
     if (loaded == BR_LOADED && br_marked_whole(tracker))
         tracker->found = BR_FOUND_SUSPECT;
+    sync_what_was_found(tracker);
     if (tracker->found == BR_FOUND_DIED || tracker->found == BR_FOUND_SUSPECT ||
         tracker->found == BR_FOUND_POWER)
         error = br_end_interrupted(tracker, &now);
@@ -140,7 +156,8 @@ static int take_over(struct br_tracker *tracker, enum br_loaded loaded, const st
         error = br_tracking_cover(tracking, tracker->size);
     tracking->state.covered = tracker->size;
     if (!error)
-        error = options->settle_only ? settle(tracker, options->suspect) : record_open(tracker, &now, boot);
+        error =
+            options->settle_only ? settle(tracker, options->suspect, &now) : record_open(tracker, &now, boot);
     if (!error && br_marked_whole(tracker))
         error = br_unmark_whole(tracker);
     return error ? error : clear_slots(tracker);
@@ -301,7 +318,7 @@ int br_tracker_close(struct br_tracker *tracker, struct br_failure *failure) {
     if (!error && released)
         error = br_fail(failure, released, tracker->name, "ending the process that shows the image");
     if (!error) {
-        error = record_closed(tracker);
+        error = record_closed(tracker, NULL);
         if (error)
             br_fail(failure, error, tracker->name, "closing the image");
     }

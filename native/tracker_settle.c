@@ -140,11 +140,6 @@ static int end_power(struct br_tracker *tracker) {
 int br_end_interrupted(struct br_tracker *tracker, const struct br_identity *now) {
     struct br_identity after;
     struct br_file *image = tracker->image;
-    /* What the dead one wrote may stand in memory alone, and nothing says where once its record is gone. */
-    if (tracker->found == BR_FOUND_DIED && image->ops->sync(image) != 0) {
-        tracker->image_failed = true;
-        tracker->found = BR_FOUND_SUSPECT;
-    }
     int error = tracker->found == BR_FOUND_POWER ? end_power(tracker) : 0;
     if (tracker->found == BR_FOUND_SUSPECT)
         return end_epoch(tracker, -1, NULL);

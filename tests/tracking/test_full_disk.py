@@ -72,7 +72,7 @@ def test_a_disk_filled_by_others_costs_the_log_and_not_the_tracker(small_disk: P
 
 
 def test_a_cut_of_a_group_on_a_full_disk_kills_no_tracker(small_disk: Path) -> None:
-    """Invariant 13: the epoch word of rule 4 is mapped, and where a page of a mapping finds no room, its process dies."""
+    """Invariant 13: the epoch word of rule 4 is mapped; where a page of a mapping finds no room, its process dies."""
     images = [small_disk / "a.img", small_disk / "b.img"]
     for image in images:
         image.touch()

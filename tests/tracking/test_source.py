@@ -13,12 +13,13 @@ from uuid import UUID, uuid4
 import pytest
 
 from blockreplica.errors import BusyError, StorageError, TrackingError
-from blockreplica.tracking import ImageSource, track
+from blockreplica.tracking import ImageSource, TrackedImage, track
 from blockreplica.tracking.cursors import read_cursors
 from blockreplica.tracking.names import Names
+from blockreplica.tracking.native import open_tracker
 from blockreplica.tracking.source import EPOCHS
 
-from .helpers import MIB, HookedFiles, beside, die, dirty_granules, failing, make_image, replay
+from .helpers import GRANULE, MIB, HookedFiles, beside, die, dirty_granules, failing, make_image, replay
 
 
 @pytest.fixture
@@ -251,3 +252,26 @@ def test_a_dead_trackers_image_is_unclean_until_it_is_settled(image: Path) -> No
     with track(image) as again:
         again.pwrite(b"b", 0)
     assert replay([source.records(1, 2)[0].log], b"\0" * 65536 + b"a" * 10 + bytes(MIB - 65546)) == image.read_bytes()
+
+
+@pytest.mark.parametrize("dead", [True, False])
+def test_rule_6_a_write_while_an_image_is_settled_is_noticed(image: Path, *, dead: bool) -> None:
+    """A machine is started from the very file, in the instant between judging it and recording what it is."""
+    tracked = track(image)
+    tracked.pwrite(b"a" * 10, 65536)
+    (die if dead else TrackedImage.close)(tracked)
+    syncs = 0
+
+    def hook(what: str, name: str, *_: object) -> None:
+        nonlocal syncs
+        syncs += (what, name) == ("sync", "vm.img")
+        if (what, name) == ("sync", "vm.img") and syncs == (2 if dead else 1):
+            with image.open("r+b") as file:
+                file.write(b"x")
+
+    open_tracker(Names.of(image), files=HookedFiles(hook), settle_only=True, log="transit").close()
+    assert image.read_bytes()[:1] == b"x"
+    cut = ImageSource.open(image).cut()
+    assert cut is not None
+    assert cut.epoch == 2
+    assert dirty_granules(ImageSource.open(image).records(1, cut.epoch), MIB) == set(range(MIB // GRANULE))

@@ -23,7 +23,7 @@ from .source import HeldImage, ImageSource
 from .types import Cut
 
 _TRIES, _PAUSE_S = 40, 0.05
-_ELSEWHERE = Path("/dev/shm")  # noqa: S108
+_ELSEWHERE = Path("/dev/shm")
 
 
 def cut_together(sources: Sequence[ImageSource]) -> list[Cut | None]:
