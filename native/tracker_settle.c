@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <string.h>
 
+enum { recovered_at = 8, recovered_bit = 0x40 }; /* of a UUID's variant: a random one never has it */
 static const int64_t second_ns = 1000000000;
 static const uint8_t no_boot[16];
 
@@ -64,8 +65,12 @@ static int end_epoch(struct br_tracker *tracker, int slot, const struct br_recor
     int error = br_random_uuid(id);
     if (error)
         return error;
-    if (head)
+    if (head) {
+        /* Not the very UUID: if image and tracking were put back together to what they were in this epoch, a
+         * target may have the epoch as it really ended, under that one. */
         memcpy(id, head->id, 16);
+        id[recovered_at] |= recovered_bit;
+    }
     br_epoch_name(tracker, tracking->state.epoch, ".hrl", log);
     br_epoch_name(tracker, tracking->state.epoch, ".dirty", dirty);
     if (slot < 0 || !head || !br_recover_log(tracker, (uint32_t)slot, head, tracking->state.epoch))

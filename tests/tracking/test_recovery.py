@@ -7,18 +7,24 @@ mapping, so that each store into the tracking file is an operation, too.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import blockreplica as br
+from blockreplica import kernels
 from blockreplica.errors import BlockReplicaError
-from blockreplica.tracking import ImageSource, TrackedImage, track
-from blockreplica.tracking.state import SLOTS_AT
+from blockreplica.files import FILES
+from blockreplica.manifest import Cursor
+from blockreplica.replication.decide import follows
+from blockreplica.tracking import Cut, ImageSource, TrackedImage, track
+from blockreplica.tracking.state import SLOTS_AT, read_state
 
 from .helpers import GRANULE, HookedFiles, make_image, replay
 
@@ -180,3 +186,32 @@ def test_a_recovery_that_dies_is_begun_again(tmp_path: Path) -> None:
             assert step > 10
             return
     raise AssertionError("an opening has no end")
+
+
+def test_an_epoch_that_was_put_back_and_finished_is_not_the_one_that_a_target_has(tmp_path: Path) -> None:
+    """A file system put back to a snapshot of a running tracker, in the same boot: image and tracking fit each other,
+    and what the target got of that epoch afterwards is missing in both."""
+    image = tmp_path / "vm.img"
+    make_image(image, SIZE)
+    tracker = kernels.Tracker(tmp_path, "vm.img", log_limit=1 << 30)
+    tracker.pwrite(b"a" * 5000, 0)
+    snapshot = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    tracker.pwrite(b"b" * 5000, 2 * GRANULE)
+    cut = Cut.from_native(json.loads(tracker.cut()))
+    tracker.drop()
+    for path in tmp_path.iterdir():
+        path.unlink() if path not in snapshot else path.write_bytes(snapshot[path])
+    raw = snapshot[image.with_name("vm.img.tracking")]
+    [clock] = struct.unpack_from("<q", raw, 4096 + 8 if raw[4096:4104] == raw[152:160] else 4608 + 8)
+    [generation] = struct.unpack_from("<Q", raw, 136)
+    identity = (image.stat().st_ino, SIZE, clock, clock, generation)
+    kernels.Tracker(tmp_path, "vm.img", identity=identity, settle_only=True).close()
+    with FILES.open(image.with_name("vm.img.tracking")) as file:
+        state = read_state(file, file.path)
+    assert state is not None
+    assert state.cut(0).epoch == cut.epoch == 1
+    [record] = ImageSource.open(image).records(0, 1)
+    assert record.log is not None, "it ends with its log"
+    assert replay([record.log], bytes(SIZE)) == image.read_bytes()
+    cursor = Cursor(tracking_id=str(cut.tracking_id), epoch=cut.epoch, chain=str(cut.chain))
+    assert not follows(cursor, [], state.cut(0)), "what the target has of it is told to be all"

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from ..files import Files
 from ..hrl import ENTRY, LogReader
 from ..manifest import Cursor
 from ..stores.blend import EXTENT
-from ..tracking import EpochRecord
+from ..tracking import EpochRecord, same_log
 
 ENTRY_LIMIT = 1 << 18
 BUCKETS = 4096
@@ -49,7 +50,7 @@ class DeltaLogs:
         Sealed logs never change: those in `checked` are not read again, and those found good are added.
         """
         logs: list[LogReader] = []
-        chain = cursor.chain if cursor else None
+        chain = UUID(cursor.chain) if cursor else None
         for record in records:
             if record.log is None:
                 raise LogError(f"the log of epoch {record.epoch} was given up; its dirty bitmap stands in for it")
@@ -59,9 +60,9 @@ class DeltaLogs:
                 checked.add(record.log)
             if log.header.file_type != 0:
                 raise LogError(f"{record.log}: is an undo log; wanted a change log")
-            if chain is not None and str(log.header.previous_id) != chain:
+            if chain is not None and not same_log(chain, log.header.previous_id):
                 raise LogError(f"{record.log}: follows log {log.header.previous_id}; wanted {chain}")
-            chain = str(log.header.unique_id)
+            chain = log.header.unique_id
             logs.append(log)
         return cls(logs)
 

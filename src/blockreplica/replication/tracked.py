@@ -83,7 +83,7 @@ class LoggedChanges:
     def delta(self, stack: ExitStack) -> DeltaLogs:
         """The logs, opened and checked; LogError where they don't lead from the one cut to the other."""
         records = self._records()
-        if not records and not follows(self._begin, records, self._cut):
+        if not follows(self._begin, records, self._cut):
             raise LogError(f"{self._disk.base.path}: its tracking tells another history than epoch {self._begin.epoch}")
         return DeltaLogs.open(records, self._begin, stack, checked=self._disk.checked, files=self._disk.files)
 

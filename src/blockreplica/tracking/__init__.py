@@ -6,7 +6,7 @@ from .group import cut_together
 from .image import TrackedImage, track
 from .names import image_path
 from .source import ImageSource, require_image
-from .types import Cut, EpochRecord, Identity, LogMode, TrackingStatus
+from .types import Cut, EpochRecord, Identity, LogMode, TrackingStatus, same_log
 
 __all__ = [
     "Cut",
@@ -19,5 +19,6 @@ __all__ = [
     "cut_together",
     "image_path",
     "require_image",
+    "same_log",
     "track",
 ]

@@ -32,7 +32,7 @@ from .cursors import change_cursors
 from .names import Names
 from .native import open_tracker
 from .state import TrackingState, read_state
-from .types import Cut, EpochRecord, Identity, LogMode, TrackingStatus
+from .types import Cut, EpochRecord, Identity, LogMode, TrackingStatus, same_log
 
 SourceState = Literal["tracking", "closed", "changed", "unclean", "untracked"]
 _TRIES, _PAUSE_S = 60, 0.05
@@ -278,7 +278,7 @@ class ImageSource:
         log, header = self._log(epoch)
         chain, previous = (bitmap.chain, bitmap.previous) if bitmap else (None, None)
         if header is not None:
-            if header.data_write_guid != state.tracking_id or chain not in (None, header.unique_id):
+            if header.data_write_guid != state.tracking_id or not (chain is None or same_log(chain, header.unique_id)):
                 log = None
             elif bitmap is None:
                 chain, previous = header.unique_id, header.previous_id

@@ -35,6 +35,15 @@ class Cut:
         )  # fmt: skip
 
 
+_RECOVERED = 0x40 << 56
+
+
+def same_log(chain: UUID, log_id: UUID) -> bool:
+    """Whether an epoch of this UUID has the log of that one. The UUID of an epoch that ended after its tracker's death
+    differs from its log's in one bit (`native/tracker_settle.c`): nobody can have had the epoch before."""
+    return chain.int | _RECOVERED == log_id.int | _RECOVERED
+
+
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
     """What is left of an ended epoch: its log, its dirty bitmap. Both None: the whole image may have changed.
