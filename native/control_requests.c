@@ -8,11 +8,13 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
 #include <time.h>
 
 #include "tracker_text.h"
 
-enum { cut_wait_s = 60 };
+enum { cut_wait_s = 60, silence_s = 120 };
 
 int br_control_fail(struct br_failure *failure, int error, const char *name, const char *doing) {
     *failure = (struct br_failure){.kind = BR_FAILED_CALL, .error = error, .doing = doing};
@@ -59,9 +61,16 @@ int br_control_resize(struct br_control *control, uint64_t size, struct br_failu
     return error;
 }
 
+/* Whoever holds the right and says nothing for so long, stopped perhaps, loses it: nobody else could cut. */
+static void bound_silence(const struct br_connection *connection) {
+    struct timeval most = {.tv_sec = connection->holds ? silence_s : 0};
+    setsockopt(connection->socket, SOL_SOCKET, SO_RCVTIMEO, &most, sizeof most);
+}
+
 static int hold(struct br_connection *connection, struct br_failure *failure) {
     int error = connection->holds ? 0 : take_right(connection->control, failure);
     connection->holds = !error;
+    bound_silence(connection);
     return error;
 }
 
@@ -69,6 +78,7 @@ static void release(struct br_connection *connection) {
     if (connection->holds)
         let_go(connection->control);
     connection->holds = false;
+    bound_silence(connection);
 }
 
 /* The answers to the requests; each returns 0, or an errno with `failure` filled. */

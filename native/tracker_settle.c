@@ -30,13 +30,15 @@ static bool fits_stamps(const struct br_tracking *tracking, const struct br_iden
            now->mtime_ns >= stamps.mtime_ns && now->mtime_ns <= latest && now->ctime_ns <= latest;
 }
 
-/* After a loss of power mtime may be older than it was, and the last stamps may not have reached the disk. */
+/* After a loss of power mtime may be older than it was, and the last stamps may not have reached the disk.
+ * But a time before the opening is one of a clock that was set back, under which somebody wrote. */
 static bool fits_power(const struct br_tracking *tracking, const struct br_identity *now) {
     const struct br_state *state = &tracking->state;
     struct br_stamps stamps = br_tracking_stamps(tracking);
     int64_t latest = stamps.clock_ns + second_ns;
     return stamps.session == state->session && now->size == state->size &&
            now->inode == state->identity.inode && now->generation == state->identity.generation &&
+           now->mtime_ns >= state->identity.mtime_ns && now->ctime_ns >= state->identity.ctime_ns &&
            now->mtime_ns <= latest && now->ctime_ns <= latest;
 }
 

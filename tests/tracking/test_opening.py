@@ -164,6 +164,15 @@ def test_an_image_touched_after_the_loss_of_power_is_suspect_as_a_whole(image: P
     assert last_record(image, 1) == (False, False)
 
 
+def test_an_image_touched_under_a_clock_that_was_set_back_after_the_loss_of_power_is_suspect_too(image: Path) -> None:
+    """A host without a battery for its clock begins in 1970, and starts the VM straight from the file."""
+    die(written(image))
+    early = 1000 * SECOND_NS
+    os.utime(image, ns=(early, early))
+    kernels.Tracker(image.parent, image.name, boot_id=b"another boot....").close()
+    assert last_record(image, 1) == (False, False)
+
+
 def test_a_write_past_the_stamps_of_a_dead_tracker_makes_the_image_suspect(image: Path) -> None:
     """Export killed, someone boots the VM straight from the file, the export restarts in the same boot."""
     die(written(image))
