@@ -15,7 +15,9 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import blockreplica as br
+from blockreplica.tracking.control import Control
 from blockreplica.tracking.group import cut_together
+from blockreplica.tracking.names import Names
 from blockreplica.tracking.source import ImageSource
 from blockreplica.tracking.types import LogMode
 
@@ -39,8 +41,15 @@ class Server:
 
     def ready(self) -> None:
         """Before a run: what a sync leaves, so that the logs of the run before it are free to be used again."""
-        if self.export is not None:
-            release([self])
+        if self.export is None:
+            return
+        release([self])
+        if self.name == tracked("transit"):
+            # As a sync does after its acknowledgement: what a cut begins has a log, and between syncs there is none.
+            control = Control.connect(Names.of(self.image, None))
+            assert control is not None
+            with control:
+                control.log("transit")
 
     def require_tracking(self) -> None:
         """After a run: it counts only if it was tracked to its end."""
