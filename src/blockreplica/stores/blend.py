@@ -102,9 +102,11 @@ def blend(
 ) -> Blend:  # fmt: skip
     """Lay `rows` of `data` over the `old` content of `blocks` (whole blocks, zeros behind the disk's `size`).
 
-    `new` is room for as much again; nothing of the result lies in either. With `again` every granule counts as changed.
+    `new` is room for as much again. Where all granules change, the result lies in `old` and `new`; else in neither.
+    With `again` every granule counts as changed.
     """
-    new[:] = old
+    if int(rows["length"].sum()) < len(new):
+        new[:] = old
     at = np.searchsorted(blocks, (rows["offset"] // block_size).astype(np.int64)) * block_size
     at = at + (rows["offset"] % block_size).astype(np.int64)
     for target, length, source in zip(at.tolist(), rows["length"].tolist(), rows["buffer"].tolist(), strict=True):
@@ -120,8 +122,8 @@ def blend(
     owners = distinct(where // each)
     return Blend(
         granules=blocks[where // each] * each + where % each,
-        old=np.frombuffer(old, np.uint8).reshape(-1, GRANULE)[where],
-        new=np.frombuffer(new, np.uint8).reshape(-1, GRANULE)[where],
+        old=picked(np.frombuffer(old, np.uint8).reshape(-1, GRANULE), dirty != 0),
+        new=picked(np.frombuffer(new, np.uint8).reshape(-1, GRANULE), dirty != 0),
         blocks=blocks[owners],
         entries=checksums_of(new, blocks, block_size=block_size, size=size, seed=seed)[owners],
         old_entries=checksums_of(old, blocks, block_size=block_size, size=size, seed=seed),
@@ -156,6 +158,11 @@ def _covered(rows: Array, at: Array, dirty: Array) -> int:
 def granule_rows(granules: Array) -> Array:
     """Rows over `granules`, which stand one behind the other in a buffer, runs of neighbours as one row."""
     return block_rows(granules, GRANULE)
+
+
+def picked(content: Array, which: NDArray[np.bool_]) -> Array:
+    """The rows of `content` that `which` names; where those are all, `content` itself, for copies cost memory."""
+    return content if which.all() else content[which]
 
 
 def zero_mask(content: Array) -> NDArray[np.bool_]:

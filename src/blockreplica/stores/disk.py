@@ -26,12 +26,14 @@ from ..files import File, Files, data_bytes
 from ..manifest import ReplicaRecord
 from . import undo
 from .blend import (
+    BATCH_BYTES,
     EXTENT,
     Blend,
     batches,
     blend,
     block_rows,
     granule_rows,
+    picked,
     split_long,
     touched_blocks,
     zero_mask,
@@ -73,6 +75,7 @@ class DiskWriter:
         self._stage: list[Blend] = []
         self._staged_blocks: set[int] = set()
         self._staged_bytes = 0
+        self._held, self._held_bytes = bytearray(), 0  # staged content that needed no copy
 
     @property
     def block_size(self) -> int:
@@ -119,8 +122,9 @@ class DiskWriter:
             blocks = touched_blocks(batch, self._block_size)
             if self._staged_bytes >= STAGE_BYTES or not self._staged_blocks.isdisjoint(blocks.tolist()):
                 self.flush()
+            room = self._room(len(blocks) * self._block_size)
             plan = blend(
-                batch, data, blocks, self.truth.content(blocks), self.truth.room(1, len(blocks)),
+                batch, data, blocks, self.truth.content(blocks), room,
                 block_size=self._block_size, size=self.image.size(), seed=self._seed, again=self._again,
             )  # fmt: skip
             self._check(blocks, plan, proved=proved, doubted=doubted)
@@ -130,6 +134,8 @@ class DiskWriter:
                 self._stage.append(replace(plan, old=plan.old[:0]))
                 self._staged_blocks.update(plan.blocks.tolist())
                 self._staged_bytes += plan.new.nbytes
+                if np.may_share_memory(plan.new, np.frombuffer(self._held, np.uint8)):
+                    self._held_bytes += plan.new.nbytes
                 changed += plan.changed_bytes
         return changed
 
@@ -235,7 +241,7 @@ class DiskWriter:
         self.table.flush()
         self._stage.clear()
         self._staged_blocks.clear()
-        self._staged_bytes = 0
+        self._staged_bytes = self._held_bytes = 0
 
     def sync(self) -> None:
         """Flush, then fsync image and table."""
@@ -260,6 +266,15 @@ class DiskWriter:
             self._undo.close()
         self.image.close()
         self._table_file.close()
+
+    def _room(self, length: int) -> memoryview:
+        """Where new content is put together, and stays if all of it is new; kept, for fresh memory is slow."""
+        if self._held_bytes + length > len(self._held):
+            if self._held_bytes:
+                self.flush()
+            if length > len(self._held):
+                self._held = bytearray(STAGE_BYTES + max(length, BATCH_BYTES))
+        return memoryview(self._held)[self._held_bytes : self._held_bytes + length]
 
     def _first_only(self) -> None:
         if self._history:
@@ -331,7 +346,7 @@ class DiskWriter:
         zero, size = zero_mask(content), self.image.size()
         rows = granule_rows(granules[~zero])
         rows["length"] = np.minimum(rows["length"], size - rows["offset"])
-        self.image.write_extents(rows, np.ascontiguousarray(content[~zero]))
+        self.image.write_extents(rows, np.ascontiguousarray(picked(content, ~zero)))
         for offset, length, _ in granule_rows(granules[zero]).tolist():
             self.image.zero(offset, min(length, size - offset))
 

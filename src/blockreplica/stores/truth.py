@@ -33,7 +33,7 @@ class TableTruth:
         self._image, self._table, self._begin = image, table, begin
         self._block_size, self._seed = block_size, seed
         self._doubtful: dict[int, NDArray[np.bool_]] = {}  # by page: entries that were computed and not proved
-        self._rooms = [bytearray(), bytearray()]
+        self._held = bytearray()
 
     def blocks(self) -> int:
         """Blocks that the image has now."""
@@ -88,16 +88,12 @@ class TableTruth:
 
     def content(self, blocks: Array) -> memoryview:
         """What `blocks` hold, until the next call."""
-        content = self.room(0, len(blocks))
+        needed = len(blocks) * self._block_size
+        if len(self._held) < needed:
+            self._held = bytearray(needed)  # kept: fresh memory for each batch costs more than the work in it
+        content = memoryview(self._held)[:needed]
         self._image.read_extents(block_rows(blocks, self._block_size), content)
         return content
-
-    def room(self, which: int, blocks: int) -> memoryview:
-        """One of two buffers, kept: fresh memory for each batch costs more than the work in it."""
-        needed = blocks * self._block_size
-        if len(self._rooms[which]) < needed:
-            self._rooms[which] = bytearray(needed)
-        return memoryview(self._rooms[which])[:needed]
 
     def sum_again(self, blocks: Array) -> None:
         """Let the table say what the image holds of `blocks`."""
