@@ -65,8 +65,8 @@ def export(
             begun.terminate()
 
     begun: br.Export | None = None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
     begun = br.export(
         image, socket=socket, tcp=tcp, tls=tls_certificates, tracking_dir=tracking_dir, log=log, log_limit=log_limit,
         read_only=read_only, detach=detach, pid_file=pid_file, format=fmt, threads=threads,
