@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -65,8 +66,7 @@ def export(
             begun.terminate()
 
     begun: br.Export | None = None
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
+    _on_signals(end)
     begun = br.export(
         image, socket=socket, tcp=tcp, tls=tls_certificates, tracking_dir=tracking_dir, log=log, log_limit=log_limit,
         read_only=read_only, detach=detach, pid_file=pid_file, format=fmt, threads=threads,
@@ -76,6 +76,11 @@ def export(
     _tell(begun, as_json=as_json)
     if not detach:
         begun.wait()
+
+
+def _on_signals(end: Callable[..., None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
 
 
 def _tell(begun: object, *, as_json: bool) -> None:
