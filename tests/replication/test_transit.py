@@ -47,6 +47,14 @@ def test_a_closed_image_needs_no_log_at_all(world: World) -> None:
     world.check()
 
 
+def test_rule_8_lost_cursors_do_not_take_away_what_a_sync_is_about_to_read(world: World) -> None:
+    with br.track(world.image) as image:
+        image.pwrite(b"n" * 5000, 3 * MIB)
+        world.image.with_name(world.image.name + ".cursors").write_bytes(b"rubbish")
+        assert world.sync().action == "delta"
+    world.check()
+
+
 class DuringCopy(Progress):
     """Calls somebody once the dirty blocks are being read."""
 

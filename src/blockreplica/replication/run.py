@@ -201,6 +201,7 @@ class _Movement:
             self._sow(session)
         session.start(plan.movement, heal=plan.action != "initial" or session.pending is not None)
         with ExitStack() as stack:
+            self._keep_logs()
             passes = [
                 self._pass(session, index, plan, decisions[index] if plan.partial else None, stack)
                 for index in range(len(self._disks))
@@ -278,9 +279,10 @@ class _Movement:
         session.checkpoint([DiskProgress()])
 
     def _keep_logs(self) -> None:
-        """Rule 8: from here on the logs that will close the gap stay, whatever other relationships let go of."""
+        """Rule 8: from here on what is read and what will close the gap stay, whatever other relationships let go of,
+        and where our own cursor was lost."""
         for disk in self._disks:
-            if disk.begin is None:
+            if disk.begin is None or disk.cut is None or not _is_past(disk.begin, disk.cut):
                 continue
             try:
                 disk.source.keep(self._id, disk.begin)
@@ -380,6 +382,10 @@ def _newest(replica: Replica) -> tuple[PointRecord | None, str]:
         return replica.newest(), ""
     except (FormatError, NotFoundError, StorageError) as error:
         return None, str(error)
+
+
+def _is_past(cursor: Cursor, cut: Cut) -> bool:
+    return cursor.tracking_id == str(cut.tracking_id) and cursor.epoch <= cut.epoch
 
 
 def _cursor(cut: Cut | None) -> Cursor | None:
