@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import blockreplica as br
-from blockreplica.errors import UsageError
+from blockreplica.errors import BusyError, UsageError
 from blockreplica.replication import TrackedGroup, hooks
 
 from .agent import FakeAgent
@@ -139,3 +141,18 @@ def test_a_command_that_fails_is_named_and_the_one_behind_the_cut_runs_all_the_s
 def test_the_agent_and_commands_together_are_refused(image: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not both"):
         br.protect(image, tmp_path / "store", name="vm", guest_agent=tmp_path / "qga", pre_cut="true")
+
+
+def test_a_command_that_takes_too_long_can_not_freeze_after_the_thaw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 10: all that it began ends with it."""
+    monkeypatch.setattr(hooks, "COMMAND_S", 0.5)
+    held = tmp_path / "held"
+    os.mkfifo(held)
+    end = os.open(held, os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(BusyError):
+        hooks.Commands(f"(sleep 60; echo frozen) > {held}; true", "").freeze()
+    assert select.select([end], [], [], 30)[0], "somebody of it is alive"
+    assert os.read(end, 10) == b""
+    os.close(end)

@@ -7,9 +7,11 @@ says why.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -206,16 +208,24 @@ def _reply(link: socket.socket, until: float, sentinel: bytes = b"") -> dict[str
 
 
 def _run(command: str) -> None:
+    """Run it to its end. What takes too long ends with all that it began: it could freeze when we have thawed."""
     if not command:
         return
-    try:
-        done = subprocess.run(["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                              stderr=subprocess.PIPE, timeout=COMMAND_S, check=False)  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise BusyError(f"{command!r}: did not end within {COMMAND_S:.0f} s") from None
-    if done.returncode:
-        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise StorageError(f"{command!r}: exit code {done.returncode}{f': {last}' if last else ''}")
+    with subprocess.Popen(
+        ["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            said = process.communicate(timeout=COMMAND_S)[1]
+        except BaseException as error:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            raise BusyError(f"{command!r}: did not end within {COMMAND_S:.0f} s") from None
+    if process.returncode:
+        last = said.decode(errors="replace").strip().rpartition("\n")[2]
+        raise StorageError(f"{command!r}: exit code {process.returncode}{f': {last}' if last else ''}")
 
 
 def stand_guard(kind: str, what: str) -> None:
