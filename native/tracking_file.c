@@ -174,12 +174,15 @@ int br_tracking_cover(struct br_tracking *tracking, uint64_t covered) {
         error = file->ops->reserve ? file->ops->reserve(file, length) : file->ops->truncate(file, length);
     if (error)
         return error;
-    let_go(tracking);
+    struct br_tracking before = *tracking;
     error = take_hold(tracking, length);
-    if (error) {
-        let_go(tracking);
+    if (error) { /* writes go on with what they had */
+        if (!tracking->mapped)
+            free(tracking->base);
+        *tracking = before;
         return error;
     }
+    let_go(&before);
     tracking->length = length;
     tracking->state.covered = covered;
     recount(tracking);

@@ -225,3 +225,18 @@ def test_when_neither_tracking_file_nor_mark_can_be_written_the_write_goes_on_an
         assert tracked.pread(1, 0) == b"a"
         assert tracked.status().state == "critical"
         files.hook = lambda *_: None
+
+
+def test_a_growth_that_the_tracking_file_can_not_follow_leaves_the_tracker_as_it_was(image: Path) -> None:
+    before = image.read_bytes()
+    files = HookedFiles(lambda *_: None)
+    with track(image, files=files) as tracked:
+        tracked.pwrite(b"a" * 4096, 0)
+        files.hook = failing(errno.EIO, "pread", "vm.img.tracking")
+        with pytest.raises(StorageError):
+            tracked.resize(1 << 40)  # far more bits than there is room for now
+        tracked.pwrite(b"b" * 4096, 5 * GRANULE)
+        files.hook = lambda *_: None
+        last = tracked.cut()
+    records = ImageSource.open(image).records(0, last.epoch)
+    assert dirty_granules(records, MIB) >= differing_granules(before, image.read_bytes()[:MIB])
