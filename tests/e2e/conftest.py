@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
+from e2e.commands import ask, image, protected
 from e2e.guest import Guest, Kit, Unavailable, get_kit
+
+__all__ = ["ask", "boot", "image", "kit", "protected"]
 
 Boot = Callable[..., Guest]
 

@@ -4,81 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import blockreplica as br
-from blockreplica.cli import main as program
 
-SIZE = 4 << 20
-SEED = 20
-
-
-@dataclass(slots=True)
-class Answer:
-    """What a command said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """Its stdout, which must be one JSON document."""
-        assert self.out, self.err
-        return json.loads(self.out)
-
-
-Ask = Callable[..., Answer]
-
-
-@pytest.fixture
-def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ask:
-    """Run a command in a state folder of its own."""
-    monkeypatch.setenv("BLOCKREPLICA_STATE", str(tmp_path / "state"))
-
-    def run(*arguments: object) -> Answer:
-        code = program.run([str(argument) for argument in arguments])
-        return Answer(code, *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    """A sparse image: some data, a hole, some data."""
-    path = tmp_path / "primary" / "vm.img"
-    path.parent.mkdir()
-    chance = random.Random(SEED)
-    with path.open("wb") as file:
-        file.truncate(SIZE)
-        file.write(chance.randbytes(300_000))
-        file.seek(3 << 20)
-        file.write(chance.randbytes(70_000))
-    return path
-
-
-def write(image: Path, *writes: tuple[int, bytes]) -> None:
-    """Write through a tracker."""
-    with br.track(image) as tracked:
-        for offset, data in writes:
-            tracked.pwrite(data, offset)
-
-
-@pytest.fixture
-def protected(ask: Ask, image: Path, tmp_path: Path) -> Path:
-    """The image, protected as `vm`."""
-    write(image, (0, b"tracked"))
-    assert ask("protect", image, "--to", tmp_path / "store", "--name", "vm").code == 0
-    return image
+from .commands import SIZE, Ask, write
 
 
 def test_from_the_first_copy_to_the_recovered_file(ask: Ask, image: Path, tmp_path: Path) -> None:
@@ -381,27 +316,3 @@ def test_a_missing_image_is_said_and_hurts_no_point(ask: Ask, protected: Path, t
     assert ask("status", "vm", "--json").json["state"] == "image missing"
     assert ask("recover", "vm", "--to", tmp_path / "out.img").code == 0
     assert (tmp_path / "out.img").read_bytes() == content
-
-
-def test_a_policy_is_shown_changed_explained_and_carried_out(ask: Ask, protected: Path) -> None:
-    for number in range(5):
-        write(protected, (number * 4096, b"x" * 4096))
-        ask("sync", "vm", "--json")
-    assert ask("points", "policy", "vm", "--json").json["last"] == 24
-    assert ask("points", "pin", "vm", "1.2", "--json").json == {"name": "vm", "point": "1.2", "pinned": True}
-    assert ask("points", "policy", "vm", "--keep-last", 2, "--min-age", "9h", "--json").json["min_age"] == 9 * 3600
-    young = ask("points", "prune", "vm", "--json").json
-    assert all(each["keep"] for each in young["decisions"])
-    assert any("is below 9 h" in reason for reason in young["decisions"][0]["reasons"])
-    ask("points", "policy", "vm", "--keep-last", 2)
-    dry = ask("points", "prune", "vm", "--dry-run", "--json").json
-    assert [each["point"] for each in dry["decisions"] if each["keep"]] == ["1.2", "1.5", "1.6"]
-    assert len(ask("points", "vm", "--json").json) == 6
-    assert "no rule keeps it" in ask("points", "prune", "vm").out
-    assert [(each["id"], each["pinned"]) for each in ask("points", "--json", "vm").json] == [
-        ("1.2", True), ("1.5", False), ("1.6", False)
-    ]  # fmt: skip
-    assert ask("verify", "vm").code == 0
-    ask("points", "unpin", "vm", "1.2")
-    ask("sync", "vm")
-    assert [each["id"] for each in ask("points", "vm", "--json").json] == ["1.6", "1.7"]
