@@ -324,19 +324,6 @@ def test_an_interrupted_first_copy_goes_on_where_it_was(
     assert same(vm, qemu).action == "delta"
 
 
-def test_a_disk_that_grew_is_replicated_at_its_new_size(daemon: Start, tmp_path: Path) -> None:
-    qemu = daemon("raw")
-    vm = protected(qemu, tmp_path)
-    with qemu.monitor() as qmp:
-        qmp("block-export-del", id="guest0")  # while one that may write is there, QEMU does not resize
-        qmp("block_resize", node_name="d0", size=12 * MIB)
-        qmp("block-export-add", type="nbd", id="guest0", node_name="d0", name="guest0", writable=True)
-    qemu.io("write -P 1 8M 64k")
-    result = same(vm, qemu)
-    assert vm.points()[-1].disks[0].size == 12 * MIB
-    assert (result.action, result.bytes_sent) == ("delta", 64 * KIB)
-
-
 def test_status_tells_what_is_dirty(daemon: Start, tmp_path: Path) -> None:
     qemu = daemon("raw", "raw")
     vm = protected(qemu, tmp_path)

@@ -4,7 +4,8 @@
 image which a machine writes is refused. It ends with us: by its pid, and by the system when we are killed.
 
 A guest may write anything to a raw disk, also what looks like a header that names a file of this host. So the content
-alone never decides what a file is: its name or its user must say so too. And an image of several files (a backing
+alone never decides what a file is: its name or its user must say so too, QEMU is never asked to guess, and what was
+once tracked as a raw disk stays one. And an image of several files (a backing
 chain, external data, split extents) is refused, whatever it says: only the one file is watched for changes.
 """
 
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BusyError, FormatError, NotFoundError, RefusedError, StorageError, UsageError, translated
+from ..files import FILES
 
 RAW = "raw"
 #: What QEMU calls it, and how such files are named.
@@ -33,6 +35,12 @@ SUFFIXES = {
     ".qcow2": "qcow2", ".vhdx": "vhdx", ".vhd": "vpc", ".vpc": "vpc", ".vmdk": "vmdk", ".vdi": "vdi",
 }  # fmt: skip
 FORMATS = ("qcow2", "vhdx", "vpc", "vmdk", "vdi")
+_HEAD, _SECTOR, _VHD = 512, 512, b"conectix"
+_MAGICS = (
+    ("qcow2", 0, b"QFI\xfb"), ("vhdx", 0, b"vhdxfile"), ("vpc", 0, _VHD), ("vdi", 64, b"\x7f\x10\xda\xbe"),
+    ("vmdk", 0, b"KDMV"), ("vmdk", 0, b"COWD"), ("vmdk", 0, b"# Disk DescriptorFile"),
+)  # fmt: skip
+_DATA_FILE_AT, _DATA_FILE = 72, 4  # of qcow2's incompatible features, big-endian, from version 3 on
 _START_S, _STOP_S, _PAUSE_S = 30.0, 60.0, 0.005
 _TRIES, _AGAIN_S = 5, 0.1
 
@@ -47,25 +55,36 @@ class FormatInfo:
 
 
 def detect(path: Path) -> str:
-    """The format of a file by its name *and* its content; RefusedError when the two differ."""
-    named, found = SUFFIXES.get(path.suffix.lower(), RAW), RAW
+    """The format of a file by its name *and* how it begins; RefusedError when the two differ.
+
+    QEMU is not asked: what a guest wrote into a raw disk may look like a header, and QEMU would open what that names.
+    """
     if not path.is_file():
         return RAW
-    if named != RAW or shutil.which("qemu-img") is not None:
-        try:
-            found = str(_info(path, None)["format"])
-        except FormatError:
-            if named != RAW:
-                raise
-    found = found if found in FORMATS else RAW
+    named = named_format(path)
+    found = _begins_as(path, named)
     if found != named:
         raise RefusedError(f"{path}: by its name it is {named}, by its content {found}; say --format {found} or "
                            f"--format {named}")  # fmt: skip
     return found
 
 
+def named_format(path: Path) -> str:
+    """The format that the name of a file tells."""
+    return SUFFIXES.get(path.suffix.lower(), RAW)
+
+
+def _begins_as(path: Path, named: str) -> str:
+    with FILES.open(path) as file:
+        head, size = file.pread(_HEAD, 0), file.size()
+        if named == "vpc" and file.pread(len(_VHD), max(0, size - _SECTOR)) == _VHD:
+            return "vpc"  # one of fixed size has its header behind the disk
+    return next((fmt for fmt, at, magic in _MAGICS if head[at : at + len(magic)] == magic), RAW)
+
+
 def describe(path: Path, fmt: str) -> FormatInfo:
     """What an image of this format is; RefusedError when it is more than the one file."""
+    _refuse_data_file(path, fmt)
     info = _info(path, fmt)
     specific = info.get("format-specific", {}).get("data", {})
     others = [info.get("backing-filename"), specific.get("data-file")]
@@ -77,6 +96,18 @@ def describe(path: Path, fmt: str) -> FormatInfo:
     if info.get("encrypted"):
         raise RefusedError(f"{path}: is encrypted; protect it in the running machine, by qmp:")
     return FormatInfo(fmt, info["virtual-size"], info["actual-size"])
+
+
+def _refuse_data_file(path: Path, fmt: str) -> None:
+    """QEMU opens the file that holds the data of a qcow2 even to tell of it: an image that names one never gets there.
+    Whoever made the image would choose which file of this host that is."""
+    if fmt != "qcow2":
+        return
+    with FILES.open(path) as file:
+        head = file.pread(_DATA_FILE_AT + 8, 0)
+    if int.from_bytes(head[4:8]) >= 3 and int.from_bytes(head[_DATA_FILE_AT:]) & _DATA_FILE:
+        raise RefusedError(f"{path}: keeps its data in another file; protect an image that is one file: qemu-img "
+                           "convert makes one, and the disks of a running machine are protected by qmp:")  # fmt: skip
 
 
 @contextmanager
@@ -203,12 +234,12 @@ def _refused(path: Path, said: str) -> Exception:
     return StorageError(f"{path}: qemu-storage-daemon says: {said}")
 
 
-def _info(path: Path, fmt: str | None) -> dict[str, Any]:
+def _info(path: Path, fmt: str) -> dict[str, Any]:
     program = _require("qemu-img", "qemu-utils")
-    command = [program, "info", "--output=json", "-U", *(["-f", fmt] if fmt else []), str(path)]
+    command = [program, "info", "--output=json", "-U", "-f", fmt, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise FormatError(f"{path}: qemu-img can't read it{f' as {fmt}' if fmt else ''}: {done.stderr.strip()}")
+        raise FormatError(f"{path}: qemu-img can't read it as {fmt}: {done.stderr.strip()}")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from uuid import UUID
 
 from ..errors import BlockReplicaError, NotFoundError
-from ..files import Files
-from ..images.formats import FORMATS, RAW, checked_format, describe, detect, opened_as_raw
+from ..files import FILES, Files
+from ..images.formats import FORMATS, RAW, checked_format, describe, opened_as_raw
 from ..replication import TrackedGroup
 from ..tracking import ImageSource, LogMode, image_path, require_image
+from ..tracking.known_format import known_format
+from ..tracking.names import Names
 from ..tracking.served import ServedImage
 from .base import DiskState
 
@@ -32,7 +34,7 @@ class ImageFiles:
             fmt, path = checked_format(said), image_path(rest)
         else:
             path = image_path(word)
-            fmt = detect(path)
+            fmt = known_format(Names.of(path, self._tracking_dir), FILES)
         return [path if fmt == RAW else Path(f"{fmt}:{path}")]
 
     def name(self, address: Path) -> str:

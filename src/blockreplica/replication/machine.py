@@ -22,7 +22,7 @@ from .dirty import DirtyExtents
 from .logs import DeltaLogs, packed
 from .source import Delta, Rows
 
-WINDOW = 64 << 30  # of the disk, whose dirty extents are held at once
+WINDOW = 512 << 20  # of the disk, whose dirty extents are held at once
 _WRITE, _ZERO = 1, 2
 _DIRTY = 1  # of qemu:dirty-bitmap
 
@@ -83,20 +83,27 @@ class BitmapChanges:
         if lost:
             raise TrackingError(f"{self._disk.name} {lost}")
         machine, index = self._disk.machine, self._disk.index
-        file, bitmap = machine.changed(index, self._begin.epoch)
+        bitmap = machine.changed(index, self._begin.epoch)
+        file = machine.open(index, bitmap)
         stack.enter_context(file)
         return BitmapDelta(file, context(bitmap), machine.dirty_bytes(index, self._begin.epoch))
 
     def dirty(self, block_size: int, largest: int) -> DirtyExtents:
         """What the bitmaps name; all of the disk where they are not whole."""
         size = self._cut.size
-        found = [] if self._at_cut() else [Extent(0, size)]
-        if found and not self._lost():
-            file, bitmap = self._disk.machine.changed(self._disk.index, self._begin.epoch)
-            with file:
-                marked = file.extents(context(bitmap), Extent(0, size))
-                found = [each for each, flags in marked if flags & _DIRTY]
-        return DirtyExtents(lambda: iter(found), size, block_size, largest)
+        if self._at_cut() or self._lost():
+            whole = [] if self._at_cut() else [Extent(0, size)]
+            return DirtyExtents(lambda: iter(whole), size, block_size, largest)
+        bitmap = self._disk.machine.changed(self._disk.index, self._begin.epoch)
+        return DirtyExtents(lambda: self._marked(bitmap), size, block_size, largest)
+
+    def _marked(self, bitmap: str) -> Iterator[Extent]:
+        """As they are asked for: a large disk may have millions."""
+        file = self._disk.machine.open(self._disk.index, bitmap)
+        with file:
+            for extent, flags in file.extents(context(bitmap), Extent(0, self._cut.size)):
+                if flags & _DIRTY:
+                    yield extent
 
     def _at_cut(self) -> bool:
         return (self._begin.epoch, self._begin.chain) == (self._cut.epoch, str(self._cut.chain))

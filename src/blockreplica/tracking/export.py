@@ -17,9 +17,10 @@ from typing import IO
 from ..errors import BusyError, StorageError, UsageError
 from ..files import FILES
 from ..images import becoming
-from ..images.formats import RAW, checked_format, describe, detect, tidy
+from ..images.formats import RAW, checked_format, describe, tidy
 from ..nbdkit import PathLike, Place, Server, outliving, place_of, require_nbdkit, start
 from .control import Control, GoneError
+from .known_format import known_format
 from .names import Names
 from .native import typed
 from .source import require_image
@@ -95,7 +96,7 @@ def export(
     require_image(names.image)
     names.claim(FILES)
     names.refuse_confusion(FILES)
-    fmt = _format(names.image, format)
+    fmt = _format(names, format)
     _refuse_second(names)
     path = names.nbd if socket is None else Path(os.path.abspath(socket))
     place = place_of(path, tcp, tls, given=socket is not None)
@@ -116,10 +117,10 @@ def export(
     return begun
 
 
-def _format(path: Path, said: str | None) -> str:
-    fmt = detect(path) if said is None else checked_format(said)
+def _format(names: Names, said: str | None) -> str:
+    fmt = known_format(names, FILES) if said is None else checked_format(said)
     if fmt != RAW:
-        describe(path, fmt)
+        describe(names.image, fmt)
     return fmt
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import kernels
-from ..errors import BlockReplicaError, BusyError, UsageError, from_os_error
+from ..errors import BlockReplicaError, BusyError, RefusedError, UsageError, from_os_error
 from ..files import FILES, Files
+from ..images.formats import RAW, checked_format
 from ..units import format_size
 from .cursors import trim_after
+from .known_format import known_format
 from .names import Names
 from .native import open_tracker, told
 from .types import Cut, LogMode, TrackingStatus
@@ -46,10 +48,11 @@ class TrackedImage:
 
     def __init__(
         self, path: str | os.PathLike[str], *, files: Files = FILES, log_limit: int | None = None,
-        tracking_dir: str | os.PathLike[str] | None = None, log: LogMode | None = None,
+        tracking_dir: str | os.PathLike[str] | None = None, log: LogMode | None = None, format: str | None = None,
     ) -> None:  # fmt: skip
         self._names = Names.of(path, tracking_dir)
         self._names.claim(files)
+        _require_raw(self._names, files, format)
         self.path = self._names.image
         self.warnings: list[str] = []
         self._files, self._log_limit = files, log_limit
@@ -168,17 +171,27 @@ class TrackedImage:
 
 def track(
     path: str | os.PathLike[str], *, files: Files = FILES, log_limit: int | None = None,
-    tracking_dir: str | os.PathLike[str] | None = None, log: LogMode | None = None,
+    tracking_dir: str | os.PathLike[str] | None = None, log: LogMode | None = None, format: str | None = None,
 ) -> TrackedImage:  # fmt: skip
     """Open a disk image for tracked writing.
 
     `log_limit`: bytes that the log of one epoch may have before the dirty bitmap alone goes on; half of the image
     unless given. `tracking_dir`: the folder for logs and tracking file; the image's own unless given. `log`: whether
-    there is a log always, or, in "transit", only while a sync sends what is dirty; as before unless given.
+    there is a log always, or, in "transit", only while a sync sends what is dirty; as before unless given. `format`:
+    "raw" takes a file for a raw disk that by its name or its content is a qcow2 or another container.
 
-    BusyError names the process that tracks the image already; NotFoundError: no such image.
+    BusyError names the process that tracks the image already; NotFoundError: no such image; RefusedError: it is in a
+    format whose content only `export` can track.
     """
-    return TrackedImage(path, files=files, log_limit=log_limit, tracking_dir=tracking_dir, log=log)
+    return TrackedImage(path, files=files, log_limit=log_limit, tracking_dir=tracking_dir, log=log, format=format)
+
+
+def _require_raw(names: Names, files: Files, said: str | None) -> None:
+    """Offsets in a container are not those of the disk in it, and a sync of its disk knows nothing of them."""
+    fmt = known_format(names, files) if said is None else checked_format(said)
+    if fmt != RAW:
+        raise RefusedError(f"{names.image}: is a {fmt}, of which the library can't write the disk; `export` serves and "
+                           "tracks that, or format=\"raw\" tracks the file as it is")  # fmt: skip
 
 
 def _open(names: Names, files: Files, log_limit: int | None, log: LogMode | None) -> kernels.Tracker:

@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-from ...errors import NotFoundError, RefusedError, UsageError
+from ...errors import NotFoundError, RefusedError, StorageError, UsageError
 from ...images.nbd import NbdFile
 from ..types import Cut
 from .address import Address
 from .bitmaps import Bitmap, action, bitmap_name, fault, folding, ours, rotation
 from .fleece import Disk, Fleece
 from .monitor import Monitor
+
+_TRIES = 3
 
 
 class Machine:
@@ -64,7 +66,7 @@ class Machine:
         if actions:
             self._qmp("transaction", actions=actions)
         self._trails = [ours(node, self._relationship) for node in self._nodes()]
-        fleece.prepare(self._disks)
+        self._make_scratch(fleece)
 
     def cut(self) -> list[Cut]:
         """Cut all disks at one instant; their content of that instant can be read from then on."""
@@ -91,15 +93,15 @@ class Machine:
         """At most so many bytes changed between a cut and the latest one."""
         return min(sum(each.count for each in self._frozen(index, epoch)), self._disks[index].size)
 
-    def open(self, index: int) -> NbdFile:
-        """A disk as it was at the latest cut."""
-        return self._fleeced().open(index)
+    def open(self, index: int, bitmap: str | None = None) -> NbdFile:
+        """A disk as it was at the latest cut; with `bitmap` its extents may be asked for."""
+        return self._fleeced().open(index, bitmap)
 
-    def changed(self, index: int, epoch: int) -> tuple[NbdFile, str]:
-        """The same, with the bitmap that names what changed since the cut of `epoch`."""
+    def changed(self, index: int, epoch: int) -> str:
+        """The bitmap that names what changed since the cut of `epoch`."""
         frozen, node = self._frozen(index, epoch), self._disks[index].node
         if len(frozen) == 1:
-            return self._fleeced().open(index, frozen[0].name), frozen[0].name
+            return frozen[0].name
         self._merged += 1
         name = f"blockreplica-{self._relationship.hex}-merged-{self._merged}"
         names = [bitmap.name for bitmap in frozen]
@@ -108,7 +110,7 @@ class Machine:
             action("block-dirty-bitmap-merge", node=node, target=name, bitmaps=names),
         ]
         self._qmp("transaction", actions=actions)
-        return self._fleeced().open(index, name), name
+        return name
 
     def check(self) -> None:
         """StorageError unless what was read since the cut is what was there at the cut."""
@@ -144,6 +146,16 @@ class Machine:
                 self._drop_merged()
         finally:
             self._qmp.close()
+
+    def _make_scratch(self, fleece: Fleece) -> None:
+        """From the moment that a disk has its scratch image, QEMU does not resize it: what it is then, it is at the
+        cut."""
+        for _ in range(_TRIES):
+            fleece.prepare(self._disks)
+            prepared, self._disks = self._disks, [self._disk(node) for node in self._nodes()]
+            if [disk.size for disk in prepared] == [disk.size for disk in self._disks]:
+                return
+        raise StorageError(f"{self.address}: a disk is resized again and again; sync again when that has ended")
 
     def _fleeced(self) -> Fleece:
         if self._fleece is None:
