@@ -47,15 +47,10 @@ def same(vm: br.Relationship, image: Path, tmp_path: Path) -> None:
 def nothing_left(image: Path) -> None:
     """Neither daemon nor mount nor place for it; they may take a moment to end."""
     until = time.monotonic() + 20
-    while (mounts(image) or daemons_of(image)) and time.monotonic() < until:
+    while (mounts(image) or daemons(image)) and time.monotonic() < until:
         time.sleep(0.01)
     assert mounts(image) == []
-    assert daemons_of(image) == []
-
-
-def daemons_of(image: Path) -> list[int]:
-    """Those that show this image."""
-    return [int(pid) for pid in daemons() if str(image).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert daemons(image) == []
 
 
 @pytest.mark.parametrize("name", list(NAMES))
@@ -130,7 +125,7 @@ def test_kill_9_of_nbdkit_or_the_daemon_loses_nothing(tmp_path: Path, serve: Ser
     served = serve(image)
     vm = br.protect(image, tmp_path / "store", name="vm")
     qemu_io(served.uri, "write -P 7 1M 1M", "flush", "write -P 8 2M 64k")
-    [daemon] = daemons_of(image)
+    [daemon] = daemons(image)
     os.kill(served.pid if victim == "nbdkit" else daemon, signal.SIGKILL)
     with pytest.raises(StorageError):
         served.wait()

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,11 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING
 
 
 @pytest.fixture(autouse=True)
-def state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the catalog of this test is."""
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the catalog of this test is, and its mounts: other tests that run meanwhile have theirs elsewhere."""
     monkeypatch.setenv("BLOCKREPLICA_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 def made(path: Path, fmt: str, *more: str) -> Path:
@@ -55,22 +58,23 @@ def compare(path: Path, fmt: str, recovered: Path) -> None:
     assert said.returncode == 0, said.stdout + said.stderr
 
 
-def daemons() -> list[str]:
-    """The storage daemons of this host that serve a raw file."""
+def daemons(image: Path) -> list[int]:
+    """The storage daemons that show this image."""
     found = []
     for folder in Path("/proc").iterdir():
         try:
             command = (folder / "cmdline").read_bytes()
         except OSError:
             continue
-        if b"qemu-storage-daemon" in command and b'"id": "raw"' in command:
-            found.append(folder.name)
+        if b"qemu-storage-daemon" in command and b'"id": "raw"' in command and os.fsencode(image) in command:
+            found.append(int(folder.name))
     return found
 
 
 def mounts(path: Path) -> list[str]:
-    """What is mounted over files of this image's name."""
-    return [line for line in Path("/proc/mounts").read_text().splitlines() if f"/{path.name} " in line]
+    """What is mounted over files of this image's name, for this test."""
+    told = Path("/proc/mounts").read_text().splitlines()
+    return [line for line in told if f"/{path.name} " in line and str(path.parent) in line]
 
 
 @pytest.mark.parametrize(
@@ -171,20 +175,21 @@ with opened_as_raw(Path(sys.argv[1]), "qcow2"):
 
 
 def test_the_daemon_ends_with_the_program_that_needed_it(tmp_path: Path) -> None:
-    image, before = made(tmp_path / "vm.qcow2", "qcow2"), daemons()
+    image = made(tmp_path / "vm.qcow2", "qcow2")
     holder = subprocess.Popen([sys.executable, "-c", HOLDING, image], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "open\n"
-    [mine] = set(daemons()) - set(before)
+    [mine] = daemons(image)
+    assert mounts(image)
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     holder.stdout.close()
     for _ in range(1000):
-        if mine not in daemons() and not mounts(image):
+        if mine not in daemons(image) and not mounts(image):
             break
         os.sched_yield()
         subprocess.run(["sleep", "0.01"], check=True)
-    assert mine not in daemons()
+    assert mine not in daemons(image)
     assert mounts(image) == []
     vm = br.protect(image, tmp_path / "store", name="vm")
     assert vm.points()
