@@ -9,6 +9,7 @@
 #include "overlay.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -286,6 +287,9 @@ int br_overlay_pread(struct br_overlay *overlay, void *data, size_t length, uint
 static int open_files(struct br_overlay *overlay, struct br_trouble *trouble) {
     const char *folder = overlay->point.folder;
     size_t room = strlen(folder) + sizeof "/undo";
+    char table[32] = "checksums";
+    if (overlay->point.era)
+        snprintf(table, sizeof table, "checksums.%" PRIu32, overlay->point.era);
     char *undo = malloc(room);
     if (!undo)
         return ENOMEM;
@@ -297,7 +301,7 @@ static int open_files(struct br_overlay *overlay, struct br_trouble *trouble) {
     if (!error)
         error = overlay->folder->ops->open(overlay->folder, "disk.img", 0, &overlay->image);
     if (!error)
-        error = overlay->folder->ops->open(overlay->folder, "checksums", 0, &overlay->table);
+        error = overlay->folder->ops->open(overlay->folder, table, 0, &overlay->table);
     if (error)
         return br_trouble(trouble, error, "%s: opening: %s", folder, strerror(error));
     size_t most = overlay->point.most_open ? overlay->point.most_open : 256;

@@ -21,6 +21,7 @@ struct br_point {
     uint64_t size;       /* of the disk at the point */
     uint32_t block_size; /* of a checksum */
     uint32_t table_key;  /* of the checksum table's pages */
+    uint32_t era;        /* of the point: which table, and which indexes' checksums, prove it */
     uint64_t seed;       /* of the checksums */
     size_t most_open;    /* files of undo logs and indexes at a time; 0: 256 */
     void (*tell)(void *context, const char *text); /* what is wrong; from any thread */

@@ -52,7 +52,8 @@ static int quiet_until(struct br_overlay *overlay, uint64_t start, uint64_t end,
     for (size_t i = 0; i < overlay->undo_count && !error && *quiet > start; i++) {
         error = br_undo_next(&overlay->pool, overlay->undos[i], BR_UNDO_EXTENTS, start, &next, trouble);
         *quiet = br_least(*quiet, next);
-        if (!error)
+        next = UINT64_MAX;
+        if (!error && overlay->undos[i]->era == overlay->point.era)
             error =
                 br_undo_next(&overlay->pool, overlay->undos[i], BR_UNDO_SUMS, start / each, &next, trouble);
         *quiet = br_least(*quiet, next > UINT64_MAX / each ? UINT64_MAX : next * each);

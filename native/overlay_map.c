@@ -110,7 +110,7 @@ static int draw(struct drawing *drawing, struct br_undo *undo, struct br_trouble
     uint64_t each = drawing->overlay->point.block_size;
     int error = br_undo_find(pool, undo, BR_UNDO_EXTENTS, drawing->start, drawing->end, draw_extent, drawing,
                              trouble);
-    if (!error)
+    if (!error && undo->era == drawing->overlay->point.era)
         error = br_undo_find(pool, undo, BR_UNDO_SUMS, drawing->start / each, drawing->end / each, draw_sum,
                              drawing, trouble);
     return error == ENOMEM ? br_trouble(trouble, error, "no memory") : error;

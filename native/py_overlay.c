@@ -36,12 +36,12 @@ static PyObject *raise_told(struct overlay_object *self, int error) {
 
 static int take_point(PyObject *args, PyObject *keywords, PyObject **folder, struct br_point *point) {
     static char *names[] = {"folder", "epoch",     "newest",    "size", "block_size",
-                            "seed",   "table_key", "most_open", NULL};
+                            "seed",   "table_key", "most_open", "era",  NULL};
     unsigned long long epoch = 0, newest = 0, size = 0, seed = 0, most_open = 0;
-    unsigned int block_size = 0, table_key = 0; /* a block size of 0 is refused */
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O&|$KKKIKIK:Overlay", names, PyUnicode_FSConverter,
+    unsigned int block_size = 0, table_key = 0, era = 0; /* a block size of 0 is refused */
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O&|$KKKIKIKI:Overlay", names, PyUnicode_FSConverter,
                                      folder, &epoch, &newest, &size, &block_size, &seed, &table_key,
-                                     &most_open))
+                                     &most_open, &era))
         return -1;
     *point = (struct br_point){.folder = PyBytes_AsString(*folder),
                                .epoch = epoch,
@@ -50,6 +50,7 @@ static int take_point(PyObject *args, PyObject *keywords, PyObject **folder, str
                                .block_size = block_size,
                                .seed = seed,
                                .table_key = table_key,
+                               .era = era,
                                .most_open = (size_t)most_open,
                                .tell = tell};
     return 0;
@@ -163,7 +164,7 @@ static PyMethodDef methods[] = {
 
 static PyType_Slot slots[] = {
     {Py_tp_doc, (void *)PyDoc_STR("Overlay(folder, *, epoch, newest, size, block_size, seed, table_key, "
-                                  "most_open=0): see native/overlay.h.")},
+                                  "most_open=0, era=0): see native/overlay.h.")},
     {Py_tp_new, (void *)overlay_new},
     {Py_tp_dealloc, (void *)overlay_dealloc},
     {Py_tp_methods, methods},

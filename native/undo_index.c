@@ -96,6 +96,7 @@ static int load(struct br_undo *undo, struct br_trouble *trouble) {
     undo->device = status.st_dev;
     undo->inode = status.st_ino;
     undo->last = br_get64(raw + 48) ? br_get64(raw + 48) : undo->first;
+    undo->era = br_get32(raw + 56);
     name_log(undo);
     uint64_t rows = (size - BR_UNDO_HEADER) / BR_UNDO_ROW;
     if (undo->last < undo->first)

@@ -44,6 +44,7 @@ struct br_undo_chunk; /* what some rows of a growing index reach over */
 
 struct br_undo {
     uint64_t first, last; /* the epochs that it undoes */
+    uint32_t era;         /* whose block size its checksums have */
     char index_name[32], log_name[48];
     struct br_pooled index, log;
     bool growing;

@@ -15,10 +15,10 @@ from blockreplica.errors import StateError
 from blockreplica.manifest import (
     KINDS,
     MAX_SIZE,
-    VERSION,
     Attachment,
     Cursor,
     DiskProgress,
+    FrozenTable,
     PendingRecord,
     PointDisk,
     PointRecord,
@@ -96,7 +96,10 @@ def test_rubbish_is_a_typed_error_that_names_the_file(data: bytes) -> None:
         decode("point", PointRecord, data, WHERE)
 
 
-def sealed(body: bytes, *, kind: str = "point", version: int = VERSION) -> bytes:
+FROZEN: dict[str, object] = {"last": 2, "block_size": 4096, "sizes": [1]}
+
+
+def sealed(body: bytes, *, kind: str = "point", version: int = 1) -> bytes:
     """An envelope with the right digest around any body."""
     return f"blockreplica {kind} {version} sha256:{hashlib.sha256(body).hexdigest()}\n".encode() + body
 
@@ -107,7 +110,7 @@ def test_another_kind_of_record_and_a_newer_version_are_refused() -> None:
     with pytest.raises(StateError, match="state record"):
         decode("state", StateRecord, sealed(body), WHERE)
     with pytest.raises(StateError, match="newer blockreplica"):
-        decode("point", PointRecord, sealed(body, version=VERSION + 1), WHERE)
+        decode("point", PointRecord, sealed(body, version=2), WHERE)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +133,10 @@ def test_a_well_sealed_record_with_an_impossible_field_is_refused(change: dict[s
     "change",
     [
         {"block_size": 0}, {"block_size": 4095}, {"block_size": 12288}, {"block_size": 8 << 20}, {"seed": -1},
-        {"seed": 1 << 64}, {"disks": []}, {"disks": [{"index": 1, "name": "a"}]}, {"name": "../x"}, {"name": ""},
+        {"seed": 1 << 64}, {"disks": []}, {"frozen": [{"last": 0, "block_size": 4096, "sizes": [1]}]},
+        {"frozen": [{"last": 1, "block_size": 5000, "sizes": [1]}]}, {"frozen": [FROZEN | {"sizes": []}]},
+        {"frozen": [FROZEN | {"last": 3}, FROZEN]}, {"frozen": [FROZEN] * 4097}, {"frozen": [FROZEN | {"sizes": [-1]}]},
+        {"disks": [{"index": 1, "name": "a"}]}, {"name": "../x"}, {"name": ""},
     ],
 )  # fmt: skip
 def test_a_replica_that_can_not_be_is_refused(change: dict[str, object]) -> None:
@@ -140,6 +146,19 @@ def test_a_replica_that_can_not_be_is_refused(change: dict[str, object]) -> None
     body = msgspec.json.encode({**msgspec.to_builtins(record), **change})
     with pytest.raises(StateError):
         decode("replica", ReplicaRecord, sealed(body, kind="replica"), WHERE)
+
+
+def test_a_record_with_frozen_tables_is_one_that_older_programs_refuse() -> None:
+    plain = ReplicaRecord(
+        relationship="r", name="vm", block_size=65536, seed=1, created=0.0, disks=[ReplicaDisk(index=0, name="a")]
+    )
+    changed = msgspec.structs.replace(plain, frozen=[FrozenTable(**FROZEN)])  # type: ignore[arg-type]
+    assert encode("replica", plain).startswith(b"blockreplica replica 1 ")
+    assert b"frozen" not in encode("replica", plain)
+    assert encode("replica", changed).startswith(b"blockreplica replica 2 ")
+    assert decode("replica", ReplicaRecord, encode("replica", changed), WHERE) == changed
+    with pytest.raises(StateError, match="newer"):
+        decode("replica", ReplicaRecord, sealed(b"{}", kind="replica", version=3), WHERE)
 
 
 @pytest.mark.parametrize("change", [{"generation": 0}, {"epoch": -1}])

@@ -66,6 +66,8 @@ static int plugin_config(const char *key, const char *value) {
         return nbdkit_parse_uint32_t(key, value, &point.block_size);
     if (strcmp(key, "table-key") == 0)
         return nbdkit_parse_uint32_t(key, value, &point.table_key);
+    if (strcmp(key, "era") == 0)
+        return nbdkit_parse_uint32_t(key, value, &point.era);
     if (strcmp(key, "ttl") == 0)
         return nbdkit_parse_uint32_t(key, value, &ttl);
     if (strcmp(key, "seed") == 0)
@@ -236,6 +238,7 @@ static struct nbdkit_plugin plugin = {
                    "size=BYTES         of the disk at the point\n"
                    "block-size=BYTES   of a checksum (required)\n"
                    "table-key=N        of the checksum table\n"
+                   "era=N              of the point: which checksum table\n"
                    "seed=-FD           the checksums' seed, read from a descriptor\n"
                    "ttl=SECONDS        end then\n"
                    "outlive=BOOL       do not end with the parent process\n"

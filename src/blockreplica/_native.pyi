@@ -91,6 +91,7 @@ class Overlay:
         block_size: int,
         seed: int,
         table_key: int,
+        era: int = 0,
         most_open: int = 0,
     ) -> Overlay: ...
     def pread_into(self, buffer: Buffer, offset: int) -> None: ...

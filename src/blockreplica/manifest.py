@@ -9,15 +9,16 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import msgspec
 
 from .errors import StateError
 
-VERSION = 1
 LIMIT = 16 << 20  # bytes; attachments stand in files of their own
 MAX_SIZE = 1 << 62
+BLOCK_SIZES = frozenset(4096 << shift for shift in range(11))
+MOST_FROZEN = 4096
 KINDS = ("crash-consistent", "application-consistent", "fuzzy")
 _HEAD = re.compile(rb"blockreplica ([a-z-]{1,32}) (\d{1,9}) sha256:([0-9a-f]{64})\n")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
@@ -25,6 +26,12 @@ Record = TypeVar("Record", bound="_Record")
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    newest_version: ClassVar[int] = 1
+
+    def version(self) -> int:
+        """The least version of its kind that can say what it says: whoever does not know that refuses it."""
+        return 1
+
     def check(self) -> None:
         """Raise ValueError for a field out of its bounds."""
 
@@ -42,8 +49,29 @@ class ReplicaDisk(_Record, frozen=True, kw_only=True):
     name: str
 
 
-class ReplicaRecord(_Record, frozen=True, kw_only=True):
-    """`replica`: what never changes about a replica. `seed` keys the checksums and stays secret from guests."""
+class FrozenTable(_Record, frozen=True, kw_only=True):
+    """An era that has ended: the checksums of `block_size` that prove its points, up to that of epoch `last`.
+
+    `sizes`: of the disks when it ended, which is what its tables cover.
+    """
+
+    last: int
+    block_size: int
+    sizes: list[int]
+
+    def check(self) -> None:
+        _check_block_size(self.block_size)
+        if self.last < 1 or any(not 0 <= size < MAX_SIZE for size in self.sizes):
+            raise ValueError("epoch or disk size of a frozen table out of range")
+
+
+class ReplicaRecord(_Record, frozen=True, kw_only=True, omit_defaults=True):
+    """`replica`: whose it is, and how it is checksummed. `seed` keys the checksums and stays secret from guests.
+
+    `block_size` is that of the era which goes on; `frozen` are those before it, so that era `len(frozen)` is written.
+    """
+
+    newest_version: ClassVar[int] = 2
 
     relationship: str
     name: str
@@ -51,15 +79,40 @@ class ReplicaRecord(_Record, frozen=True, kw_only=True):
     seed: int
     created: float
     disks: list[ReplicaDisk]
+    frozen: list[FrozenTable] = []
+
+    def version(self) -> int:
+        return 2 if self.frozen else 1
+
+    def era(self, epoch: int) -> int:
+        """The era that a point of `epoch` belongs to; undo logs belong to that of their first epoch."""
+        return next((era for era, table in enumerate(self.frozen) if epoch <= table.last), len(self.frozen))
+
+    def crosses(self, epoch: int, last: int) -> bool:
+        """Whether what leads from epoch `last` back to a point of `epoch` leaves the era that the point belongs to."""
+        return self.era(epoch) != self.era(last)
+
+    def block_size_of(self, era: int) -> int:
+        """What one checksum of an era covers."""
+        return self.frozen[era].block_size if era < len(self.frozen) else self.block_size
 
     def check(self) -> None:
         check_name(self.name)
-        if self.block_size not in {4096 << shift for shift in range(11)}:
-            raise ValueError(f"block_size {self.block_size}: wanted a power of two from 4096 to 4194304")
+        _check_block_size(self.block_size)
+        self._check_frozen()
         if not 0 <= self.seed < 1 << 64 or [disk.index for disk in self.disks] != list(range(len(self.disks))):
             raise ValueError("seed or disk indexes out of range")
         if not 1 <= len(self.disks) <= 1024:
             raise ValueError(f"{len(self.disks)} disks: wanted 1 to 1024")
+
+    def _check_frozen(self) -> None:
+        for table in self.frozen:
+            table.check()
+        lasts = [table.last for table in self.frozen]
+        if len(lasts) > MOST_FROZEN or lasts != sorted(lasts):
+            raise ValueError("frozen tables: too many, or out of order")
+        if any(len(table.sizes) != len(self.disks) for table in self.frozen):
+            raise ValueError("frozen tables: wanted the size of each disk")
 
 
 class Cursor(_Record, frozen=True, kw_only=True):
@@ -203,6 +256,11 @@ def point_id(generation: int, epoch: int) -> str:
     return f"{generation}.{epoch}"
 
 
+def _check_block_size(block_size: int) -> None:
+    if block_size not in BLOCK_SIZES:
+        raise ValueError(f"block_size {block_size}: wanted a power of two from 4096 to 4194304")
+
+
 def check_name(name: str) -> None:
     """Raise ValueError unless `name` can be a relationship's name, and so a folder's."""
     if not _NAME.fullmatch(name):
@@ -213,7 +271,7 @@ def encode(kind: str, record: _Record) -> bytes:
     """The bytes of a record file of this kind."""
     body = msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
     digest = hashlib.sha256(body).hexdigest()
-    return f"blockreplica {kind} {VERSION} sha256:{digest}\n".encode() + body
+    return f"blockreplica {kind} {record.version()} sha256:{digest}\n".encode() + body
 
 
 def decode(kind: str, record: type[Record], data: bytes, path: Path) -> Record:
@@ -221,8 +279,8 @@ def decode(kind: str, record: type[Record], data: bytes, path: Path) -> Record:
     head = _HEAD.match(data)
     if head is None or head[1].decode() != kind:
         raise StateError.at(path, 0, "record", wanted=f"a blockreplica {kind} record", got=repr(data[:40]))
-    if int(head[2]) > VERSION:
-        raise StateError.at(path, 0, "record version", wanted=f"at most {VERSION}", got=int(head[2]),
+    if int(head[2]) > record.newest_version:
+        raise StateError.at(path, 0, "record version", wanted=f"at most {record.newest_version}", got=int(head[2]),
                             hint="a newer blockreplica wrote it: use that one")  # fmt: skip
     if int(head[2]) < 1:
         raise StateError.at(path, 0, "record version", wanted="at least 1", got=int(head[2]))

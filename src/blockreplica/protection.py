@@ -19,7 +19,7 @@ import msgspec
 from .errors import BlockReplicaError, NoSpaceError, RefusedError, UsageError, translated
 from .extents import Extent
 from .files import FILES, Files
-from .manifest import PointRecord, ReplicaDisk, ReplicaRecord, check_name
+from .manifest import BLOCK_SIZES, PointRecord, ReplicaDisk, ReplicaRecord, check_name
 from .nbdkit import PathLike
 from .primaries import DiskState, Kind, addresses, kind_of
 from .primaries.files import room_of
@@ -85,7 +85,7 @@ class DiskStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How a relationship stands. `lag_seconds` is the age of the newest point."""
+    """How a relationship stands. `lag_seconds` is the age of the newest point, `block_size` what a checksum covers."""
 
     name: str
     state: str
@@ -95,6 +95,7 @@ class Status:
     lag_seconds: float | None
     incomplete: bool
     disks: list[DiskStatus]
+    block_size: int | None = None
 
 
 class Relationship:
@@ -134,9 +135,16 @@ class Relationship:
         held = self.definition
         return self._sync(Settings(seed=held.seed, retire=self._retire, hooks=held.hooks), progress)
 
-    def resync(self, *, deep: bool = False, progress: Progress = SILENT) -> SyncResult:
-        """Compare image and replica by checksum, send what differs, make a new point. `deep` reads both sides."""
-        return self._sync(Settings(resync=True, deep=deep, retire=self._retire, hooks=self.definition.hooks), progress)
+    def resync(self, *, deep: bool = False, block_size: int | None = None, progress: Progress = SILENT) -> SyncResult:
+        """Compare image and replica by checksum, send what differs, make a new point. `deep` reads both sides.
+
+        With a `block_size` the replica goes on with checksums of blocks of that size; its points keep theirs.
+        """
+        if block_size is not None and block_size not in BLOCK_SIZES:
+            raise UsageError(f"block size {block_size}: wanted a power of two from 4 KiB to 4 MiB")
+        held = self.definition
+        settings = Settings(resync=True, deep=deep, retire=self._retire, hooks=held.hooks, block_size=block_size)
+        return self._sync(settings, progress)
 
     def points(self) -> list[PointRecord]:
         """The recovery points, oldest first."""
@@ -187,10 +195,10 @@ class Relationship:
         written.
         """
         points: list[PointRecord] = []
-        incomplete, state = False, ""
+        incomplete, state, block_size = False, "", None
         try:
             replica = self.replica.base
-            points, incomplete = replica.points(), replica.incomplete
+            points, incomplete, block_size = replica.points(), replica.incomplete, replica.record.block_size
         except BlockReplicaError as error:
             state = f"store: {error}"
         disks = self._disks(rate_over_s)
@@ -203,6 +211,7 @@ class Relationship:
         return Status(
             name=self.name, state=state, store=self.store, points=len(points), newest=newest,
             lag_seconds=max(0.0, time.time() - newest.time) if newest else None, incomplete=incomplete, disks=disks,
+            block_size=block_size,
         )  # fmt: skip
 
     def forget(self, *, delete_replica: bool = False) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from blockreplica.errors import BusyError, NotFoundError, RefusedError
+from blockreplica.errors import BusyError, NotFoundError, RefusedError, UsageError
 from blockreplica.extents import Extent
 from blockreplica.manifest import DiskProgress, ReplicaDisk, chained
 from blockreplica.stores import Replica
@@ -103,6 +103,66 @@ def test_every_point_stays_what_it_was(door: BackDoor, replica: Replica) -> None
     models = filled(replica, 6)
     points_equal(door.open().replica("vm"), models, required=range(1, 7))
     assert door.newest("vm", 0) == models[6]
+
+
+@pytest.mark.parametrize("block_size", [4096 << shift for shift in range(11)])
+def test_points_of_any_block_size_stay_what_they_were(door: BackDoor, block_size: int) -> None:
+    replica = door.open().create_replica(msgspec.structs.replace(RECORD, block_size=block_size))
+    rng, size, models, model = random.Random(block_size), 2 * block_size + 70_001, {}, b""
+    for epoch in range(1, 5):
+        model = (model + bytes(size + epoch))[: size + epoch]
+        model, writes = changed(rng, model)
+        move(replica, size + epoch, writes)
+        models[epoch] = model
+    points_equal(door.open().replica("vm"), models, required=range(1, 5))
+    assert door.newest("vm", 0) == models[4]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_block_size_changes_and_every_point_stays_what_it_was(door: BackDoor, replica: Replica, seed: int) -> None:
+    rng, models = random.Random(seed), filled(replica, 2, seed)
+    for block_size in rng.sample([4096 << shift for shift in range(11)], 4):
+        with replica.locked():
+            replica.change_block_size(block_size)
+        replica = door.open().replica("vm")
+        assert replica.record.block_size == block_size
+        points_equal(replica, models, required=models)
+        size = SIZE + rng.choice([0, 0, 100_001, -50_000])
+        model = (models[max(models)] + bytes(size))[:size]
+        for _ in range(rng.randint(1, 2)):
+            model, writes = changed(rng, model)
+            models[move(replica, size, writes).epoch] = model
+            points_equal(replica, models, required=models)
+    assert door.newest("vm", 0) == models[max(models)]
+    while len(models) > 1:
+        going = rng.choice(sorted(models)[:-1])
+        with replica.locked():
+            assert replica.remove_points([going]).gone == [going]
+        del models[going]
+        points_equal(door.open().replica("vm"), models, required=models)
+
+
+def test_the_block_size_does_not_change_before_there_is_a_whole_newest_point(replica: Replica) -> None:
+    with replica.locked(), pytest.raises(RefusedError, match="sync first"):
+        replica.change_block_size(4096)
+    models = filled(replica, 2)
+    with replica.locked():
+        session = replica.session()
+        session.start("delta", heal=False)
+        put(session, [(0, b"y" * 5000)])
+        session.disks[0].flush()
+        session.close()
+        with pytest.raises(RefusedError, match="sync first"):
+            replica.change_block_size(4096)
+    points_equal(replica, models, required=range(1, 3))
+
+
+@pytest.mark.parametrize("block_size", [0, 1, 512, 2048, 4097, 12288, 8 << 20, -4096])
+def test_a_block_size_that_can_not_be_is_refused(replica: Replica, block_size: int) -> None:
+    filled(replica, 1)
+    with replica.locked(), pytest.raises(UsageError):
+        replica.change_block_size(block_size)
+    assert replica.record == RECORD
 
 
 def test_the_points_are_chained(replica: Replica) -> None:

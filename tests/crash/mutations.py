@@ -63,8 +63,10 @@ POINT = '        self._files.write_durably(self._layout.point(point.epoch), enco
 STATE = "        write_state(self._layout, state, self._files)\n"
 UNDO, DISK, SESSION = "stores/undo.py", "stores/disk.py", "stores/session.py"
 MERGE, PRUNING, RETENTION = "stores/merge.py", "stores/pruning.py", "recovery/retention.py"
-PRUNED, PLAN, CLOCK = (
+CHANGE = "stores/eras.py"
+PRUNED, ERAS, PLAN, CLOCK = (
     ("tests/stores/test_pruning.py",),
+    ("tests/stores/test_eras.py",),
     ("tests/recovery/test_retention.py",),
     ("tests/stores/test_clock.py",),
 )
@@ -158,6 +160,44 @@ MUTATIONS = [
         "*(index.checksums(start, end) for index in reversed(indexes))",
         PRUNED,
     ),
+    Mutation(
+        "checksums of another era are merged",
+        MERGE,
+        "[index for index in indexes if index.era == indexes[0].era]",
+        "indexes",
+        ERAS,
+    ),
+    Mutation(
+        "checksums of another era count",
+        "stores/point_reader.py",
+        "if index.era == self.era else",
+        "if True else",
+        ERAS,
+    ),
+    Mutation("damage gets a new checksum", CHANGE, "                self._prove(image, old, window)\n", "", ERAS),
+    Mutation("no fsync of an era's table", CHANGE, "            file.sync()\n", "", cut("era")),
+    Mutation(
+        "no fsync of the name of an era's table",
+        CHANGE,
+        "        self._files.sync_folder(self._layout.folder)\n",
+        "",
+        cut("era"),
+    ),
+    Mutation(
+        "the era before its table",
+        CHANGE,
+        "    progress.start(",
+        '    write_record("replica", changed, layout.record, files, copy_first=True)\n    progress.start(',
+        cut("era"),
+    ),
+    Mutation(
+        "the copy of a record stays behind",
+        "stores/directory.py",
+        "if self.record_errors() or self._copy_is_another():",
+        "if self.record_errors():",
+        ERAS,
+    ),
+    Mutation("a table that proves points goes", PRUNING, " - living:\n", ":\n", ERAS),
     Mutation("damage is merged", MERGE, "        _check(index, files)\n", "        pass\n", PRUNED),
     Mutation(
         "pruning leaves no record",

@@ -64,7 +64,7 @@ RECORDS = ["blockreplica-store", "vm/replica", "vm/state"]
 @pytest.mark.usefixtures("replica")
 def test_a_newer_format_is_refused_by_name(tmp_path: Path, name: str) -> None:
     for path in (tmp_path / "store" / name, tmp_path / "store" / f"{name}.copy"):
-        path.write_bytes(re.sub(rb"^(blockreplica \S+) 1 ", rb"\1 2 ", path.read_bytes()))
+        path.write_bytes(re.sub(rb"^(blockreplica \S+) 1 ", rb"\1 9 ", path.read_bytes()))
     with pytest.raises(StateError, match="newer blockreplica"):
         open_replica(tmp_path / "store").state()
 

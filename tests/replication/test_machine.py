@@ -166,6 +166,26 @@ class Replication(RuleBasedStateMachine):
         assert result.action == ("resync" if len(self.worlds[name].models) > 1 else "initial")
         self.judge(name, result)
 
+    @rule(name=stores, deep=st.booleans(), shift=st.integers(0, 10))
+    def change_the_block_size(self, name: str, deep: bool, shift: int) -> None:
+        self.judge(name, self.worlds[name].resync(deep=deep, block_size=4096 << shift))
+        assert self.worlds[name].vm.status().block_size == 4096 << shift
+
+    @rule(name=stores, after=st.integers(0, 12), shift=st.integers(0, 10))
+    def interrupted_change_of_the_block_size(self, name: str, after: int, shift: int) -> None:
+        world, progress = self.worlds[name], Interrupting(after)
+        before = [point.id for point in world.vm.points()]
+        try:
+            result = world.resync(block_size=4096 << shift, progress=progress)
+        except KeyboardInterrupt:
+            newest = world.vm.points()[-1:]  # the point may have been made, and the size not changed
+            for point in newest if newest and newest[0].id not in before else []:
+                world.models[point.id] = (self.image.read_bytes(),)
+                world.models = dict(list(world.models.items())[-world.keep :])
+                self.trusted[name] = self.image.with_name("vm.img.tracking").exists()
+            return
+        self.judge(name, result)
+
     @rule(name=stores, after=st.integers(0, 12), resync=st.booleans(), deep=st.booleans())
     def interrupted(self, name: str, after: int, resync: bool, deep: bool) -> None:
         world, progress = self.worlds[name], Interrupting(after)

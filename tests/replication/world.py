@@ -145,9 +145,9 @@ class World:
         """Sync while nobody writes, and keep what the point must hold."""
         return self.note(self.vm.sync(progress=progress))
 
-    def resync(self, *, deep: bool = False, progress: Progress = SILENT) -> SyncResult:
+    def resync(self, *, deep: bool = False, block_size: int | None = None, progress: Progress = SILENT) -> SyncResult:
         """Resync while nobody writes, and keep what the point must hold."""
-        return self.note(self.vm.resync(deep=deep, progress=progress))
+        return self.note(self.vm.resync(deep=deep, block_size=block_size, progress=progress))
 
     def note(self, result: SyncResult) -> SyncResult:
         """A point was made of what the images hold now."""

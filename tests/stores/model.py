@@ -99,9 +99,11 @@ def table_is_true(replica: Replica, point: PointRecord, disk: int = 0) -> bool:
     data = content(replica, point, disk)
     if not data:
         return True
-    blocks = -(-len(data) // replica.record.block_size)
+    with replica.reader(point, disk) as reader:
+        block_size = reader.block_size
+    blocks = -(-len(data) // block_size)
     table = bytearray(16 * blocks)
-    kernels.checksum_buffer(data, replica.record.block_size, table, seed=replica.record.seed)
+    kernels.checksum_buffer(data, block_size, table, seed=replica.record.seed)
     with replica.reader(point, disk) as reader:
         entries, known = reader.checksums(0, blocks)
     return all(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .. import units
-from .common import json_option, show
+from .common import json_option, show, size
 from .meter import meter
 
 if TYPE_CHECKING:
@@ -48,11 +48,16 @@ def sync(name: str, as_json: bool) -> None:
 @click.command()
 @click.argument("name")
 @click.option("--deep", is_flag=True, help="Read the replica too, instead of trusting its checksum table.")
+@click.option("--block-size", type=size, metavar="SIZE", help="What one checksum covers from then on, 4 KiB to 4 MiB.")
 @json_option
-def resync(name: str, deep: bool, as_json: bool) -> None:
-    """Compare the whole image with its replica, and send the blocks that differ."""
+def resync(name: str, deep: bool, block_size: int | None, as_json: bool) -> None:
+    """Compare the whole image with its replica, and send the blocks that differ.
+
+    With --block-size the replica then goes on with checksums of that size. Its recovery points stay, proved by those
+    that they have.
+    """
     import blockreplica as br
 
     with meter() as progress:
-        result = br.relationship(name).resync(deep=deep, progress=progress)
+        result = br.relationship(name).resync(deep=deep, block_size=block_size, progress=progress)
     show(result, describe, as_json=as_json)

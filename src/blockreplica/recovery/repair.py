@@ -94,21 +94,23 @@ class _Repair:
         with self._replica.reader(self._points[-1], self._disk) as reader:
             if offset >= min(reader.size, image.size()):
                 return None
-            extent = Extent(offset, min(reader.block_size, reader.size - offset))
+            extent = Extent(offset, 1).aligned(reader.block_size, reader.size)
             entries, trust = reader.checksums(offset // reader.block_size, 1)
-            held = image.pread(extent.length, offset)
+            held = image.pread(extent.length, extent.offset)
             if trust[0] == LOST or _sum(reader, held) == entries:
                 return None
             content = self._content(reader, extent, bytes(entries), [self._primary])
         if content is None:
             return None
-        image.pwrite(content, offset)
+        image.pwrite(content, extent.offset)
         return extent, "the primary"
 
     def _log(self, link: UndoIndex, older: PointRecord) -> list[tuple[Extent, str]]:
         """Fill in the before-images of a log in blocks that are not what the older point had."""
-        rows, done = link.checksums(0, 1 << 62), []
+        done = []
         with self._replica.reader(older, self._disk) as reader, self._files.open(self._layout.image) as image:
+            crosses = self._replica.record.crosses(older.epoch, link.last)
+            rows = reader.proofs(link) if crosses else link.checksums(0, 1 << 62)
             for row in rows[rows["kind"] == KNOWN]:
                 offset, wanted = int(row["block"]) * reader.block_size, row["checksum"].tobytes()
                 if offset >= reader.size:

@@ -64,7 +64,8 @@ def serve(
         pid_path = Path(os.path.abspath(pid_file)) if pid_file is not None else None
         plugin = [
             f"folder={found.folder}", f"epoch={found.epoch}", f"newest={found.newest}", f"size={found.size}",
-            f"block-size={found.block_size}", f"table-key={found.table_key}", f"seed=-{seed.fileno()}",
+            f"block-size={found.block_size}", f"table-key={found.table_key}", f"era={found.era}",
+            f"seed=-{seed.fileno()}",
             *outliving(detach=detach), *([f"ttl={max(1, round(ttl_s))}"] if ttl_s is not None else []),
             *(f"remove={leftover}" for leftover in (place.socket, own, pid_path) if leftover is not None),
         ]  # fmt: skip

@@ -26,6 +26,8 @@ from ..hrl import LogReader
 from ..manifest import Mark, MarksRecord, PointRecord, chained
 from ..progress import SILENT, Progress
 from ..stores import PointReader, Replica
+from ..stores.eras import bad_pages
+from ..stores.point_reader import runs_of
 from ..stores.undo_index import KNOWN, UndoIndex
 from .recover import RIGHT, UNKNOWN, WINDOW_BLOCKS, WRONG, judge, places
 
@@ -224,6 +226,8 @@ class _Disk:
             if self._scope.point is None:
                 raise
             self._found(str(error), [self._points[-1].id])
+        if self._scope.point is None:
+            self._check_tables()
         for at in range(len(self._points) - 1):
             self._check_links(at)
 
@@ -235,6 +239,19 @@ class _Disk:
         if size == reader.size or self._replica.incomplete or self._replica.state().epoch != self._points[-1].epoch:
             return
         self._found(f"{reader.image.path.name} has {size} bytes: wanted the {reader.size} of the newest point", [])
+
+    def _check_tables(self) -> None:
+        """The checksum tables that nothing was compared with: whole. What they say of content, undo logs show."""
+        record = self._replica.record
+        eras = {record.era(point.epoch) for point in self._points} | {len(record.frozen)}
+        for era in sorted(eras - {record.era(self._points[-1].epoch)}):
+            hurt = [point.id for point in self._points if record.era(point.epoch) == era]
+            layout, name = self._replica.layout.disk(self._disk), self._replica.layout.disk(self._disk).table(era).name
+            try:
+                for page in bad_pages(layout, record, self._disk, era, files=self._files):
+                    self._found(f"page {page} of {name} does not match its CRC", hurt)
+            except BlockReplicaError as error:
+                self._found(str(error), hurt)
 
     def _check_window(self, reader: PointReader, window: Extent) -> None:
         for page in reader.bad_pages(window.offset // reader.block_size, block_count(window.length, reader.block_size)):
@@ -278,8 +295,10 @@ class _Disk:
                 continue
             try:
                 with self._replica.reader(point, self._disk) as reader:
-                    window = Extent(bad.offset, min(reader.block_size, reader.size - bad.offset))
-                    right = judge(reader, window, bytearray(_checksums(reader, window)))[0] == RIGHT
+                    window = Extent(bad.offset, min(bad.length, reader.size - bad.offset)).aligned(
+                        reader.block_size, reader.size
+                    )
+                    right = bool((judge(reader, window, bytearray(_checksums(reader, window))) == RIGHT).all())
             except BlockReplicaError:
                 right = False
             right_ones = right_ones + 1 if right else 0
@@ -311,14 +330,22 @@ class _Disk:
         self._pace.done(self._report.bytes_read - before, self._report.bytes_read - before)
         if index.first != older.epoch + 1:
             return  # what it leads to is no point: a record was lost, or pruning is not done with it
+        crosses = self._replica.record.crosses(older.epoch, index.last)
         if len(self._points) - at > DEEP_CHAIN:
-            rows = rows[rows["kind"] != KNOWN]
-        if len(rows):
-            with self._replica.reader(older, self._disk) as reader:
-                rows = rows[rows["block"] * np.uint64(reader.block_size) < reader.size]
-                most = max(1, RUN_BYTES // reader.block_size)
-                for low, high in _runs(rows["block"], most):
-                    self._check_blocks(reader, rows[low:high], self._points[: at + 1])
+            rows, crosses = rows[rows["kind"] != KNOWN], False
+        if not len(rows) and not crosses:
+            return
+        try:
+            opened = self._replica.reader(older, self._disk)
+        except BlockReplicaError as error:  # a missing table: points of other eras do not need it
+            self._found(str(error), [older.id])
+            return
+        with opened as reader:
+            rows = reader.proofs(index) if crosses else rows
+            rows = rows[rows["block"] * np.uint64(reader.block_size) < reader.size]
+            most = max(1, RUN_BYTES // reader.block_size)
+            for low, high in runs_of(rows["block"], most):
+                self._check_blocks(reader, rows[low:high], self._points[: at + 1])
 
     def _check_blocks(self, reader: PointReader, rows: Rows, points: list[PointRecord]) -> None:
         """A run of blocks, put together as they were at the older point."""
@@ -337,16 +364,6 @@ class _Disk:
                 else ("before-image does not match its checksum")
             )
             self._found(what, self._hurt(extent, points), extent)
-
-
-def _runs(blocks: Rows, most: int) -> Iterator[tuple[int, int]]:
-    """Where runs of consecutive blocks begin and end in an ascending array, none over `most`."""
-    if not len(blocks):
-        return
-    edges = [0, *(np.flatnonzero(np.diff(blocks.astype(np.int64)) != 1) + 1).tolist(), len(blocks)]
-    for low, high in pairwise(edges):
-        for start in range(low, high, most):
-            yield start, min(start + most, high)
 
 
 def _checksums(reader: PointReader, extent: Extent) -> bytearray:

@@ -45,7 +45,7 @@ class Settings:
     """What a caller may want of a sync. `resync` compares whatever the logs say; `deep` reads both sides.
 
     `retire` takes out the points that are not to be kept any longer, under the replica's lock, and returns what to say
-    of it; without it the newest `keep` stay.
+    of it; without it the newest `keep` stay. `block_size`: that of the checksums from then on.
     """
 
     resync: bool = False
@@ -54,6 +54,7 @@ class Settings:
     seed: Path | None = None
     retire: Callable[[Replica], list[str]] | None = None
     hooks: HookSettings = NO_HOOKS
+    block_size: int | None = None
 
 
 @dataclass(slots=True)
@@ -82,6 +83,8 @@ def sync(
         movement = _Movement(replica, group, settings, progress, files, clock, now)
         point = movement.run()
         warnings = movement.acknowledge(point)
+        if settings.block_size is not None:
+            replica.change_block_size(settings.block_size, progress=progress)
     tally = movement.tally
     return SyncResult(
         action=point.action, reason=point.reason, point=point.id, kind=point.kind, bytes_scanned=tally.scanned,

@@ -32,7 +32,9 @@ from ..manifest import (
     check_name,
     decode,
 )
+from ..progress import SILENT, Progress
 from .clock import Clock, advanced, this_instant
+from .eras import begin_era
 from .layout import STORE_MARK, ReplicaLayout, table_key
 from .point_reader import PointPlace, PointReader
 from .pruning import Pruned, Pruner, chain, gate, read_pruning
@@ -189,7 +191,7 @@ class Replica:
         lease = self.lease(point)
         try:
             return PointReader(
-                self.layout.disk(disk), self.record, point, disk, newest=self.state().epoch, lease=lease,
+                self.layout.disk(disk), self._read_again(), point, disk, newest=self.state().epoch, lease=lease,
                 files=self._files,
             )  # fmt: skip
         except BaseException:
@@ -200,10 +202,12 @@ class Replica:
         """Where one disk of a point is and what proves it, for the C overlay; the caller holds a lease."""
         if not 0 <= disk < len(point.disks):
             raise NotFoundError(f"point {point.id}: has no disk {disk}; it has 0 to {len(point.disks) - 1}")
+        record = self._read_again()
+        era = record.era(point.epoch)
         return PointPlace(
             folder=self.layout.disk(disk).folder, epoch=point.epoch, newest=self.state().epoch,
-            size=point.disks[disk].size, block_size=self.record.block_size, seed=self.record.seed,
-            table_key=table_key(self.record.relationship, disk),
+            size=point.disks[disk].size, block_size=record.block_size_of(era), seed=record.seed,
+            table_key=table_key(record.relationship, disk, era), era=era,
         )  # fmt: skip
 
     def lease(self, point: PointRecord) -> File:
@@ -231,7 +235,8 @@ class Replica:
 
     def session(self) -> Session:
         """A movement towards the next point; the caller holds the lock."""
-        if self.record_errors():
+        self._read_again()
+        if self.record_errors() or self._copy_is_another():
             self._mend_records()
         return Session(self.layout, self.record, self.state(), files=self._files, clock=self._clock)
 
@@ -253,7 +258,19 @@ class Replica:
     def remove_points(self, epochs: Iterable[int]) -> Pruned:
         """Delete points, never the newest, and none that a reader holds or that is newer than one; the caller holds
         the lock. Their undo logs are merged into those behind them; what a reader puts off is done by a later call."""
-        return Pruner(self.layout, self.record, files=self._files).prune(epochs, self._epochs())
+        return Pruner(self.layout, self._read_again(), files=self._files).prune(epochs, self._epochs())
+
+    def change_block_size(self, block_size: int, *, progress: Progress = SILENT) -> None:
+        """Let checksums be of blocks of another size, from the next point on; the points there are keep theirs. The
+        caller holds the lock. RefusedError and DamageError: not now, see `stores.eras`."""
+        self._read_again()
+        if self._copy_is_another():
+            self._mend_records()
+        if block_size != self.record.block_size:
+            self.record = begin_era(
+                self.layout, self.record, self.newest(), block_size,
+                pending=self.pending() is not None, progress=progress, files=self._files,
+            )  # fmt: skip
 
     def clock(self) -> ClockRecord:
         """The store's running time, now."""
@@ -275,6 +292,20 @@ class Replica:
         newest = self.state().epoch
         names = self._files.names(self.layout.points)
         return sorted(int(name) for name in names if name.isdigit() and int(name) <= newest)
+
+    def _read_again(self) -> ReplicaRecord:
+        """The record as it is now: another process may have begun another era since."""
+        self.record = read_record("replica", ReplicaRecord, self.layout.record, self._files)
+        return self.record
+
+    def _copy_is_another(self) -> bool:
+        """Whether a change of the record got no farther than its copy: no point may follow before that is mended."""
+        first, second = (self._files.read(path, limit=LIMIT) for path in self._twins)
+        return first != second
+
+    @property
+    def _twins(self) -> tuple[Path, Path]:
+        return self.layout.record, copy_of(self.layout.record)
 
     def _mend_records(self) -> None:
         """Write records and copies again from those that are whole."""

@@ -58,14 +58,15 @@ class DiskWriter:
     ) -> None:  # fmt: skip
         self._layout, self._epoch, self._files, self._begin = layout, epoch, files, begin
         self._block_size, self._seed = record.block_size, record.seed
-        self._history = epoch > 1
+        self._history, self._era = epoch > 1, len(record.frozen)
         files.make_folder(layout.folder)
-        fresh = not (files.exists(layout.image) and files.exists(layout.table))
+        table = layout.table(self._era)
+        fresh = not (files.exists(layout.image) and files.exists(table))
         self.image = files.open(layout.image, write=True, create=True)
-        self._table_file = files.open(layout.table, write=True, create=True)
+        self._table_file = files.open(table, write=True, create=True)
         if fresh:
             files.sync_folder(layout.folder)
-        self.table = ChecksumTable(self._table_file, table_key(record.relationship, index))
+        self.table = ChecksumTable(self._table_file, table_key(record.relationship, index, self._era))
         self.truth = TableTruth(self.image, self.table, block_size=record.block_size, seed=record.seed, begin=begin)
         self.churn = Sampler()
         self._undo: UndoWriter | None = None
@@ -258,7 +259,7 @@ class DiskWriter:
             self._undo = None
         else:
             self._files.make_folder(self._layout.undo)
-            self._files.write_durably(self._layout.undo_index(self._epoch), undo.empty_index())
+            self._files.write_durably(self._layout.undo_index(self._epoch), undo.empty_index(self._era))
 
     def close(self) -> None:
         """Let go of the files; what was staged and not flushed is dropped."""
@@ -282,7 +283,7 @@ class DiskWriter:
 
     def _open_undo(self) -> UndoWriter:
         if self._undo is None:
-            self._undo = UndoWriter(self._layout, self._epoch, self._block_size, files=self._files)
+            self._undo = UndoWriter(self._layout, self._epoch, self._block_size, era=self._era, files=self._files)
         return self._undo
 
     def _check(self, blocks: Array, plan: Blend, *, proved: bool, doubted: bool) -> None:

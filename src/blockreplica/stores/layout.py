@@ -10,6 +10,7 @@ DIR/NAME/pruning                  points that go, whose undo logs are not merged
 DIR/NAME/points/000017            a recovery point's record
 DIR/NAME/disk0/disk.img           the newest content, plain and sparse
 DIR/NAME/disk0/checksums          its checksum table
+DIR/NAME/disk0/checksums.1        the same, once the block size was changed; those before it prove older points
 DIR/NAME/disk0/undo/000017.hrl    what epoch 17 overwrote
 DIR/NAME/disk0/undo/000017.index  where in it, and the checksums that its blocks had
 DIR/NAME/disk0/undo/000017-000020.hrl    what epochs 17 to 20 overwrote, merged; its index is 000017.index
@@ -36,10 +37,9 @@ class DiskLayout:
         """The newest content."""
         return self.folder / "disk.img"
 
-    @property
-    def table(self) -> Path:
-        """The checksum table of `image`."""
-        return self.folder / "checksums"
+    def table(self, era: int) -> Path:
+        """The checksum table of an era: of `image` while it goes on, then of what `image` was at its end."""
+        return self.folder / (f"checksums.{era}" if era else "checksums")
 
     @property
     def undo(self) -> Path:
@@ -113,6 +113,6 @@ class ReplicaLayout:
         return DiskLayout(self.folder / f"disk{index}")
 
 
-def table_key(relationship: str, disk: int) -> int:
-    """The CRC key of a disk's table: pages of another disk or replica never pass for its own."""
-    return zlib.crc32(f"{relationship}/{disk}".encode())
+def table_key(relationship: str, disk: int, era: int) -> int:
+    """The CRC key of a disk's table: pages of another disk, replica or era never pass for its own."""
+    return zlib.crc32(f"{relationship}/{disk}/{era}".encode() if era else f"{relationship}/{disk}".encode())

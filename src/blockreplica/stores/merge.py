@@ -31,10 +31,11 @@ WRITE, ZERO = 1, 2
 Rows = NDArray[Any]
 
 
-def merge(indexes: Sequence[UndoIndex], log: Path, target: Path, *, blocks_until: int, files: Files) -> None:
+def merge(indexes: Sequence[UndoIndex], log: Path, target: Path, *, files: Files) -> None:
     """Write the log of all `indexes` (oldest first) to `log`, and its index to `target`; durable, names included.
 
-    Checksums come from logs that begin at epoch `blocks_until` or before: behind it blocks have another size.
+    Checksums come from logs of the first one's era alone: behind it blocks have another size, and the points that the
+    merged log leads to, all of that era or older, are proved by that era's table from there on.
     """
     for index in indexes:
         _check(index, files)
@@ -47,9 +48,9 @@ def merge(indexes: Sequence[UndoIndex], log: Path, target: Path, *, blocks_until
         stack.callback(writer.abandon)
         merger = _Merger(indexes, writer, out, key_of(log_id), stack, files)
         extents = merger.extents()
-        checksums = merger.checksums([index for index in indexes if index.first <= blocks_until])
+        checksums = merger.checksums([index for index in indexes if index.era == indexes[0].era])
         writer.close()
-        out.pwrite(header(log_id, extents, checksums, last=indexes[-1].last), 0)
+        out.pwrite(header(log_id, extents, checksums, last=indexes[-1].last, era=indexes[0].era), 0)
         out.sync()
     files.sync_folder(log.parent)
 

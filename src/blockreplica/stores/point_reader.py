@@ -1,5 +1,8 @@
 """Reading a recovery point: the first undo log after it that has an extent, else `disk.img`.
 
+A point is proved by the checksums of its own era (see `manifest.ReplicaRecord`), even where later ones have blocks of
+another size: by the undo logs of that era, then by its table, which is frozen when the era ends.
+
 Rule 15: readers never wait for writers and are never wrong. Each read takes `disk.img` (or the table) first and looks
 into the undo indexes afterwards, those that appeared meanwhile included: a granule that was overwritten before we read
 it had its before-image published earlier still. A half-applied undo log is simply the newest of them, so no rollback
@@ -8,7 +11,9 @@ is ever needed to read.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +26,9 @@ from ..errors import DamageError, NotFoundError
 from ..extents import Extent
 from ..files import File, Files
 from ..manifest import PointRecord, ReplicaRecord
+from .blend import touched_blocks
 from .layout import DiskLayout, table_key
-from .undo_index import KNOWN, ZEROS, UndoIndex
+from .undo_index import CHECKSUM, KNOWN, UNKNOWN, ZEROS, UndoIndex
 
 if TYPE_CHECKING:
     from ..kernels import Overlay
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 _TABLE_TRIES = 8  # a page read while it is being written fails its CRC; the next read sees it whole
 _OPEN_LOGS = 64
+_PROOF_BLOCKS = 1 << 16
 LOST, DAMAGED, TRUSTED = 0, 1, 2
 
 
@@ -44,6 +51,7 @@ class PointPlace:
     block_size: int
     seed: int
     table_key: int
+    era: int
 
     def overlay(self, *, most_open: int = 0) -> Overlay:
         """The C twin of PointReader, which hands out nothing that it has not proved. OSError where that can't be."""
@@ -63,16 +71,19 @@ class PointReader:
         newest: int, lease: File, files: Files,
     ) -> None:  # fmt: skip
         self.size = point.disks[index].size
-        self.block_size = record.block_size
+        self.era = record.era(point.epoch)
+        self.block_size = record.block_size_of(self.era)
         self.seed = record.seed
+        frozen = record.frozen[self.era] if self.era < len(record.frozen) else None
+        self._covers = frozen.sizes[index] if frozen else None  # what the table covers; None: the image as it is
         self._layout, self._files, self._epoch, self._lease = layout, files, point.epoch, lease
         self.image = self._opened(layout.image)
         try:
-            self._table_file = self._opened(layout.table)
+            self._table_file = self._opened(layout.table(self.era))
         except BaseException:
             self.image.close()
             raise
-        self._table = ChecksumTable(self._table_file, table_key(record.relationship, index))
+        self._table = ChecksumTable(self._table_file, table_key(record.relationship, index, self.era))
         self._indexes: list[UndoIndex] = []
         self._logs: dict[int, File] = {}
         try:
@@ -132,11 +143,24 @@ class PointReader:
         self._refresh()
         table = np.frombuffer(entries, np.uint8).reshape(-1, ENTRY_SIZE)
         for index in reversed(self._indexes):
-            rows = index.checksums(first, first + count)
+            rows = index.checksums(first, first + count) if index.era == self.era else np.zeros(0, CHECKSUM)
             at = (rows["block"] - first).astype(np.int64)
             table[at] = np.ascontiguousarray(rows["checksum"]).view(np.uint8).reshape(-1, ENTRY_SIZE)
             known[at] = np.where(rows["kind"] == KNOWN, TRUSTED, LOST)
         return entries, known
+
+    def proofs(self, index: UndoIndex) -> Array:
+        """CHECKSUM rows, ascending, of what `index`, the one behind the point, touched, by all that proves the point:
+        for one that goes on into a later era, where it says nothing itself of some blocks."""
+        blocks = touched_blocks(index.extents(0, self.size), self.block_size)
+        blocks = blocks[blocks < block_count(self.size, self.block_size)]
+        rows = np.zeros(len(blocks), CHECKSUM)
+        rows["block"] = blocks
+        for low, high in runs_of(blocks, _PROOF_BLOCKS):
+            entries, trust = self.checksums(int(blocks[low]), high - low)
+            rows["checksum"][low:high] = np.frombuffer(entries, rows["checksum"].dtype)
+            rows["kind"][low:high] = np.where(trust == TRUSTED, KNOWN, UNKNOWN)
+        return rows
 
     def bad_pages(self, first: int, count: int) -> list[int]:
         """The pages of the table around blocks [first, first + count) that do not match their CRC."""
@@ -178,7 +202,8 @@ class PointReader:
                 break
             entries, unknown = self._table.read(first, count)
         bad = {blocks.start: blocks for blocks in unknown}
-        for page in self._table.missing(block_count(self.image.size(), self.block_size)):
+        covered = self.image.size() if self._covers is None else self._covers
+        for page in self._table.missing(block_count(covered, self.block_size)):
             blocks = range(max(first, page * PAGE_ENTRIES), min(first + count, (page + 1) * PAGE_ENTRIES))
             if blocks:
                 bad[blocks.start] = blocks
@@ -213,3 +238,13 @@ class PointReader:
                 raise DamageError(f"{path}: the undo log is missing; points before epoch {self._indexes[at].first} "
                                   "can't be read where it changed the disk") from None  # fmt: skip
         return log
+
+
+def runs_of(blocks: Array, most: int) -> Iterator[tuple[int, int]]:
+    """Where runs of consecutive blocks begin and end in an ascending array, none over `most`."""
+    if not len(blocks):
+        return
+    edges = [0, *(np.flatnonzero(np.diff(blocks.astype(np.int64)) != 1) + 1).tolist(), len(blocks)]
+    for low, high in pairwise(edges):
+        for start in range(low, high, most):
+            yield start, min(start + most, high)

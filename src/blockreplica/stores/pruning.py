@@ -89,6 +89,7 @@ class Pruner:
                 done.put_off.append("points that are being read, and all newer ones, are kept for now")
         if left:
             self._drop_before(left[0])
+            self._drop_tables({self._record.era(epoch) for epoch in left})
         there = set(left)
         pending = sorted(epoch for epoch in {*unfinished, *done.gone} - there if left and epoch > left[0])
         if pending:
@@ -126,6 +127,14 @@ class Pruner:
         for disk in self._record.disks:
             layout = self._layout.disk(disk.index)
             self._sweep(layout, 0, oldest, set())
+
+    def _drop_tables(self, living: set[int]) -> None:
+        """Remove the frozen checksum tables that prove no point any more."""
+        for disk in self._record.disks:
+            layout = self._layout.disk(disk.index)
+            for era in set(range(len(self._record.frozen))) - living:
+                if self._files.exists(layout.table(era)):
+                    self._files.unlink(layout.table(era))
 
     def _merge_all(self, pending: list[int], left: Sequence[int], done: Pruned) -> list[int]:
         """Merge the logs around all epochs of `pending`; returns those for which that was put off."""
@@ -165,7 +174,7 @@ class Pruner:
         index, log = layout.undo_index(first), layout.merged_log(first, last)
         ready = index.with_name(index.name + MERGING)
         try:
-            merge(run, log, ready, blocks_until=OPEN, files=self._files)
+            merge(run, log, ready, files=self._files)
             with gate(self._layout, self._files, shared=False):
                 if self._first_held(epoch for epoch in left if epoch < first) != OPEN:
                     raise BusyError("a point that they lead to is being read")

@@ -33,9 +33,9 @@ Array = NDArray[Any]
 class UndoWriter:
     """Gathers before-images; `publish` makes them durable and visible."""
 
-    def __init__(self, layout: DiskLayout, epoch: int, block_size: int, *, files: Files) -> None:
+    def __init__(self, layout: DiskLayout, epoch: int, block_size: int, *, era: int, files: Files) -> None:
         self._layout, self._epoch, self._files = layout, epoch, files
-        self._granules_a_block = block_size // GRANULE
+        self._era, self._granules_a_block = era, block_size // GRANULE
         self._waiting: list[Array] = []
         self._resumed: Array = np.zeros(0, ROW)
         files.make_folder(layout.undo)
@@ -111,7 +111,7 @@ class UndoWriter:
         self.publish()
         self._log.close()
         raw = self._index.pread(32 * self.rows, HEADER.size)
-        data = undo_index.sorted_file(self._log_id, np.frombuffer(raw, ROW))
+        data = undo_index.sorted_file(self._log_id, np.frombuffer(raw, ROW), era=self._era)
         self._files.write_durably(self._layout.undo_index(self._epoch), data)
         self.close()
 
@@ -135,7 +135,7 @@ class UndoWriter:
         self._log_id, self._key, self.rows = log_id, undo_index.key_of(log_id), len(rows)
         path = self._layout.undo_index(self._epoch)
         sealed = undo_index.sealed_rows(rows, self._key)
-        self._files.write_durably(path, undo_index.header(log_id) + sealed.tobytes())
+        self._files.write_durably(path, undo_index.header(log_id, era=self._era) + sealed.tobytes())
         self._index: File = self._files.open(path, write=True)
 
     def _resume(self) -> None:
@@ -200,6 +200,6 @@ class UndoWriter:
         self._waiting.append(rows)
 
 
-def empty_index() -> bytes:
+def empty_index(era: int) -> bytes:
     """The index of an epoch that overwrote nothing, so that epochs can be probed in turn."""
-    return undo_index.sorted_file(uuid4(), np.zeros(0, ROW))
+    return undo_index.sorted_file(uuid4(), np.zeros(0, ROW), era=era)

@@ -5,14 +5,15 @@ While an epoch is being applied rows are appended; a row stands in the file befo
 index is written again, sorted, and replaces the first.
 
     header, 64 bytes: magic 8, version u32, row size u32, log UUID 16, extent rows u64, checksum rows u64,
-                      last epoch u64, 4 zero bytes, CRC-32C u32; both counts are 2^64-1 while rows are being appended
+                      last epoch u64, era u32, CRC-32C u32; both counts are 2^64-1 while rows are being appended
     extent row:       disk offset u64, log offset u64, length u64, kind u8 (1 data, 2 zeros), 3 zero bytes, CRC u32
     checksum row:     block u64, checksum 16, kind u8 (3 known, 4 unknown), 3 zero bytes, CRC u32
 
 All little-endian; row CRCs are CRC-32C over the first 28 bytes, keyed by the log's UUID.
 
 An index is named by the first epoch that it undoes; `last` is the last one, where pruning merged several (0: that one
-alone), and the index behind it is that of epoch `last` + 1. Final indexes hold no descriptor: there may be thousands.
+alone), and the index behind it is that of epoch `last` + 1. Its checksums are of blocks of the size that its `era` has
+(see `manifest.ReplicaRecord`). Final indexes hold no descriptor: there may be thousands.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from ..hrl import LogReader
 
 MAGIC = b"brepundo"
 VERSION = 1
-HEADER = struct.Struct("<8sII16sQQQ4xI")
+HEADER = struct.Struct("<8sII16sQQQII")
 assert HEADER.size == 64
 _TAIL = [("kind", "u1"), ("pad", "V3"), ("crc", "<u4")]
 ROW = np.dtype([("offset", "<u8"), ("log_offset", "<u8"), ("length", "<u8"), *_TAIL])
@@ -51,9 +52,9 @@ def key_of(log_id: UUID) -> int:
     return kernels.crc32c(log_id.bytes)
 
 
-def header(log_id: UUID, extents: int = OPEN, checksums: int = OPEN, *, last: int = 0) -> bytes:
+def header(log_id: UUID, extents: int = OPEN, checksums: int = OPEN, *, last: int = 0, era: int) -> bytes:
     """The header bytes of an index."""
-    head = HEADER.pack(MAGIC, VERSION, ROW.itemsize, log_id.bytes, extents, checksums, last, 0)
+    head = HEADER.pack(MAGIC, VERSION, ROW.itemsize, log_id.bytes, extents, checksums, last, era, 0)
     return head[:-4] + struct.pack("<I", kernels.crc32c(head[:-4]))
 
 
@@ -74,11 +75,11 @@ def good_rows(rows: Rows, key: int) -> int:
     return int(wrong[0]) if len(wrong) else len(rows)
 
 
-def sorted_file(log_id: UUID, rows: Rows) -> bytes:
+def sorted_file(log_id: UUID, rows: Rows, *, era: int) -> bytes:
     """The final index over rows of both sorts."""
     extents = np.sort(rows[rows["kind"] <= ZEROS], order="offset")
     checksums = np.sort(rows[rows["kind"] >= KNOWN], order="offset")
-    return header(log_id, len(extents), len(checksums)) + extents.tobytes() + checksums.tobytes()
+    return header(log_id, len(extents), len(checksums), era=era) + extents.tobytes() + checksums.tobytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +127,13 @@ class UndoIndex:
     def _parse(self, raw: bytes, size: int) -> None:
         if len(raw) < HEADER.size:
             raise StateError.at(self.path, 0, "undo index", wanted="a header of 64 bytes", got=f"{len(raw)} bytes")
-        magic, version, row_size, log_id, extents, checksums, last, crc = HEADER.unpack(raw)
+        magic, version, row_size, log_id, extents, checksums, last, era, crc = HEADER.unpack(raw)
         if magic != MAGIC or crc != kernels.crc32c(raw[:-4]) or version != VERSION or row_size != ROW.itemsize:
             raise StateError.at(self.path, 0, "undo index header", wanted=f"version {VERSION} with its CRC",
                                 got=repr(raw[:16]))  # fmt: skip
         self.first = int(self.path.stem)
         self.last: int = last or self.first
+        self.era: int = era
         self.log_id = UUID(bytes=log_id)
         self._key = key_of(self.log_id)
         self.growing = extents == OPEN
