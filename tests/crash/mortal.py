@@ -190,12 +190,12 @@ def do_protect(images: list[str], store: str, name: str, keep: int) -> dict[str,
     return {"point": done.point, "action": done.action, "kind": done.kind, "reason": done.reason}
 
 
-def do_sync(name: str, resync: bool = False, deep: bool = False) -> dict[str, Any]:
+def do_sync(name: str, resync: bool = False, deep: bool = False, block_size: int | None = None) -> dict[str, Any]:
     """A sync, or a resync."""
     import blockreplica as br
 
     vm = br.relationship(name)
-    done = vm.resync(deep=deep) if resync else vm.sync()
+    done = vm.resync(deep=deep, block_size=block_size) if resync else vm.sync()
     return {"point": done.point, "action": done.action, "kind": done.kind, "reason": done.reason}
 
 

@@ -135,7 +135,7 @@ def first_replication(life: Life, times: int) -> None:
 def later_movement(life: Life, times: int) -> None:
     order: dict[str, Any] = {"name": "vm"}
     if life.rng.random() < 0.5:
-        order |= {"resync": True, "deep": life.rng.random() < 0.5}
+        order |= {"resync": True, "deep": life.rng.random() < 0.5, "block_size": life.rng.choice([None, 4096, 1 << 17])}
     for _ in range(times):
         life.kill("sync", **order)
         life.judge()

@@ -56,6 +56,20 @@ def thinned(folder: Path, seed: int) -> dict[str, bytes]:
     return models
 
 
+def eras(folder: Path, seed: int) -> dict[str, bytes]:
+    """The same with blocks of another size from the third point on, and of a third one after the last."""
+    models = history(folder, seed)
+    replica, model = open_replica(folder, files=FILES), models["1.3"]
+    for block_size in (16384, 8192):
+        with replica.locked():
+            replica.change_block_size(block_size)
+        if block_size == 16384:
+            model, writes = changed(random.Random(seed + 1), model, writes=5, most=9000)
+            move(replica, SIZE, writes)
+            models["1.4"] = model
+    return models
+
+
 def interrupted(folder: Path, seed: int) -> dict[str, bytes]:
     """The same with a movement that ended in the middle: a growing undo index, blocks half new, half old."""
     models = history(folder, seed)
@@ -109,12 +123,12 @@ def judge(folder: Path, models: dict[str, bytes], scratch: Path) -> tuple[int, b
 
 
 def test_without_a_flip_all_is_well(tmp_path: Path) -> None:
-    for make in (history, thinned, interrupted):
+    for make in (history, thinned, eras, interrupted):
         models = make(tmp_path / make.__name__, 5)
         assert judge(tmp_path / make.__name__, models, tmp_path / "scratch") == (0, False)
 
 
-@pytest.mark.parametrize("make", [history, thinned, interrupted])
+@pytest.mark.parametrize("make", [history, thinned, eras, interrupted])
 def test_a_flipped_bit_is_never_served_and_is_found_by_verify(tmp_path: Path, make) -> None:  # type: ignore[no-untyped-def]
     seed = int(os.environ.get("BLOCKREPLICA_SEED", "5"))
     print("seed", seed)

@@ -87,6 +87,24 @@ def test_resync_by_table_and_deep(ask: Ask, protected: Path, tmp_path: Path) -> 
     assert (tmp_path / "out.img").read_bytes() == protected.read_bytes()
 
 
+@pytest.mark.parametrize("size", ["4KiB", "4MiB"])
+def test_the_block_size_changes_and_the_points_stay(ask: Ask, protected: Path, tmp_path: Path, size: str) -> None:
+    before = protected.read_bytes()
+    with protected.open("r+b") as file:
+        file.write(b"behind the tracker's back")
+    assert ask("resync", "vm", "--block-size", size, "--json").json["action"] == "resync"
+    assert ask("status", "vm", "--json").json["block_size"] == {"4KiB": 4096, "4MiB": 4 << 20}[size]
+    with protected.open("r+b") as file:
+        file.write(b"another time")
+    ask("sync", "vm")
+    assert ask("verify", "vm", "--json").json["damage"] == []
+    points = [point["id"] for point in ask("points", "vm", "--json").json]
+    ask("recover", "vm", "--point", points[0], "--to", tmp_path / "old.img")
+    assert (tmp_path / "old.img").read_bytes() == before
+    for wrong in ("12KiB", "2KiB", "8MiB"):
+        assert ask("resync", "vm", "--block-size", wrong).code == 2
+
+
 def test_an_image_changed_behind_the_trackers_back_is_resynchronized_by_sync(ask: Ask, protected: Path) -> None:
     with protected.open("r+b") as file:
         file.write(b"behind the tracker's back")

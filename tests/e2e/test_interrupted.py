@@ -76,8 +76,11 @@ def test_a_first_copy_that_was_interrupted_is_taken_up_by_the_same_command(
     assert recovered(None, tmp_path) == image.read_bytes()
 
 
+CHANGE = ["resync", "vm", "--block-size", "16KiB"]
+
+
 @pytest.mark.parametrize("step", [1, 2, 3, 5])
-@pytest.mark.parametrize("command", [["sync", "vm"], ["resync", "vm"], ["resync", "vm", "--deep"]])
+@pytest.mark.parametrize("command", [["sync", "vm"], ["resync", "vm"], ["resync", "vm", "--deep"], CHANGE])
 def test_an_interrupted_sync_keeps_the_old_points_and_goes_on(
     command: list[str], step: int, image: Path, tmp_path: Path
 ) -> None:

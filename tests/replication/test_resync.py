@@ -37,7 +37,7 @@ def protected(folder: Path, *, size: int = 3 * WINDOW - 777, rounds: int = 3) ->
 def table_of(world: World) -> tuple[ChecksumTable, Any]:
     """The replica's checksum table, open for writing, and its file."""
     file = FILES.open(world.disk() / "checksums", write=True)
-    return ChecksumTable(file, table_key(str(world.vm.definition.id), 0)), file
+    return ChecksumTable(file, table_key(str(world.vm.definition.id), 0, 0)), file
 
 
 @pytest.mark.parametrize("deep", [False, True])

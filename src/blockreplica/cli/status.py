@@ -28,6 +28,7 @@ def as_plain(status: Status) -> dict[str, Any]:
         "newest": plain_point(status.newest) if status.newest else None,
         "lag_seconds": round(status.lag_seconds, 3) if status.lag_seconds is not None else None,
         "incomplete": status.incomplete,
+        "block_size": status.block_size,
         "disks": [plain(disk) for disk in status.disks],
     }
 
