@@ -19,7 +19,7 @@ PACKAGE = SOURCE / "blockreplica"
 #: may not import one another. `__init__` is the public API.
 FLOORS = [
     ["errors"],
-    ["units", "extents", "progress"],
+    ["ahead", "units", "extents", "progress"],
     ["_native", "_reference"],
     ["kernels"],
     ["files", "nbdkit"],

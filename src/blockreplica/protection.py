@@ -6,12 +6,12 @@ Not named after it: a module `relationship` would hide the public function of th
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 import msgspec
@@ -20,18 +20,19 @@ from .errors import BlockReplicaError, NoSpaceError, RefusedError, UsageError, t
 from .extents import Extent
 from .files import FILES, Files
 from .manifest import BLOCK_SIZES, PointRecord, ReplicaDisk, ReplicaRecord, check_name
-from .nbdkit import PathLike
 from .primaries import DiskState, Kind, addresses, kind_of
 from .primaries.files import room_of
 from .progress import SILENT, Progress
-from .recovery.recover import read_checked, recover
-from .recovery.repair import RepairReport, repair
 from .recovery.retention import Decision, Policy, decide, retire
-from .recovery.serve import ServedPoint, serve
-from .recovery.verify import EVERYTHING, Scope, VerifyReport, note_marks, verify
 from .replication import NO_HOOKS, HookSettings, Settings, SyncResult, sync
 from .stores import DirectoryStore, Replica
 from .tracking import LogMode
+
+if TYPE_CHECKING:  # a sync loads none of it
+    from .nbdkit import PathLike
+    from .recovery.repair import RepairReport
+    from .recovery.serve import ServedPoint
+    from .recovery.verify import Scope, VerifyReport
 
 DEFAULT_BLOCK_SIZE = 65536
 DEFAULT_KEEP = 24
@@ -170,15 +171,20 @@ class Relationship:
             replica.mark(msgspec.structs.replace(marks, pinned=sorted(epochs)))
         return point
 
-    def verify(self, scope: Scope = EVERYTHING, *, progress: Progress = SILENT) -> VerifyReport:
+    def verify(self, scope: Scope | None = None, *, progress: Progress = SILENT) -> VerifyReport:
         """Read the replica, or what `scope` says of it, and check it; marks the points that are damaged."""
-        replica = self.replica.base
+        from .recovery.verify import EVERYTHING, note_marks, verify
+
+        replica, scope = self.replica.base, scope or EVERYTHING
         report = verify(replica, scope, progress=progress, files=self._files)
         note_marks(replica, scope, report)
         return report
 
     def repair(self, *, progress: Progress = SILENT) -> RepairReport:
         """Put damaged blocks back that the primary, or the newest content, still has; marks what stays damaged."""
+        from .recovery.repair import repair
+        from .recovery.verify import EVERYTHING, note_marks
+
         replica, images = self.replica.base, self.definition.images
         with ExitStack() as stack:
             stack.enter_context(replica.locked())
@@ -290,6 +296,8 @@ class ReplicaView:
         Or only a `part` of it; or over an image that is there, `in_place`; or in another format. See
         `recovery.recover.recover`.
         """
+        from .recovery.recover import recover
+
         wanted = point.id if isinstance(point, PointRecord) else point
         return recover(
             self.base, wanted, Path(to), disk=self._which(disk), force=force, unchecked=unchecked,
@@ -305,6 +313,8 @@ class ReplicaView:
 
         See `recovery.serve.serve`. The replica is only read and replicates on; the point is spared by pruning.
         """
+        from .recovery.serve import serve
+
         return serve(
             self.base, point.id if isinstance(point, PointRecord) else point, disk=self._which(disk), socket=socket,
             tcp=tcp, tls=tls, writable=writable, ttl_s=ttl_s, detach=detach, pid_file=pid_file,
@@ -318,6 +328,8 @@ class ReplicaView:
 
     def read(self, point: str | PointRecord | None, offset: int, length: int, *, disk: int = 0) -> bytes:
         """`length` bytes of a point from `offset`, without touching the replica; DamageError when they are damaged."""
+        from .recovery.recover import read_checked
+
         record = point if isinstance(point, PointRecord) else self.base.find(point)
         with self.base.reader(record, disk) as reader:
             if not (0 <= offset <= reader.size and 0 <= length <= reader.size - offset):
@@ -370,7 +382,7 @@ def new_replica(definition: Definition, block_size: int) -> ReplicaRecord:
     kind = kind_of(definition.images, definition.tracking_dir)
     record = ReplicaRecord(
         relationship=str(definition.id), name=definition.name, block_size=block_size,
-        seed=secrets.randbits(64), created=time.time(),
+        seed=int.from_bytes(os.urandom(8), "little"), created=time.time(),
         disks=[ReplicaDisk(index=index, name=kind.name(path)) for index, path in enumerate(definition.images)],
     )  # fmt: skip
     try:

@@ -126,7 +126,7 @@ def redo(replica: Replica, scene: Scene, scratch: Path) -> None:
             session = replica.session()
             session.start("resync", heal=True)
             session.disks[0].resize(scene.size)
-            rows, _ = session.disks[0].differing(source, Extent(0, scene.size), deep=False)
+            rows = session.disks[0].differing(session.disks[0].scan(source, Extent(0, scene.size), deep=False))
             put(session, [(at, source.pread(length, at)) for at, length, _ in rows.tolist()])
             commit(session)
 

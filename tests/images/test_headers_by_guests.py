@@ -14,8 +14,9 @@ import pytest
 import blockreplica as br
 from blockreplica.errors import RefusedError, UsageError
 from blockreplica.files import FILES
-from blockreplica.images import formats
-from blockreplica.images.formats import RAW, describe, detect
+from blockreplica.images import formats, names
+from blockreplica.images.formats import describe
+from blockreplica.images.names import RAW, detect
 from blockreplica.tracking.known_format import known_format
 from blockreplica.tracking.names import Names
 
@@ -94,7 +95,7 @@ def test_a_tracked_raw_disk_with_the_name_of_a_format_is_not_taken_for_that_late
 
 @pytest.mark.parametrize("fmt", BEGINNINGS)
 def test_the_library_does_not_track_a_container_as_if_it_were_its_disk(tmp_path: Path, fmt: str) -> None:
-    [suffix] = [suffix for suffix, each in formats.SUFFIXES.items() if each == fmt][:1]
+    [suffix] = [suffix for suffix, each in names.SUFFIXES.items() if each == fmt][:1]
     image = tmp_path / f"vm{suffix}"
     image.write_bytes(BEGINNINGS[fmt].ljust(MIB, b"\0"))
     with pytest.raises(RefusedError, match="`export` serves"):

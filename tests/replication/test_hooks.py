@@ -16,7 +16,7 @@ import pytest
 
 import blockreplica as br
 from blockreplica.errors import BusyError, UsageError
-from blockreplica.replication import TrackedGroup, hooks
+from blockreplica.replication import TrackedGroup, guests
 
 from .agent import FakeAgent
 from .world import MIB, make_image, write
@@ -76,7 +76,7 @@ def test_the_guest_is_at_rest_at_the_cut_and_nowhere_else(
 def test_a_guest_that_was_not_at_rest_makes_a_crash_consistent_point_that_says_why(
     image: Path, tmp_path: Path, socket_path: Path, monkeypatch: pytest.MonkeyPatch, how: dict[str, object], said: str
 ) -> None:
-    monkeypatch.setattr(hooks, "FREEZE_S", 0.3)
+    monkeypatch.setattr(guests, "FREEZE_S", 0.3)
     with FakeAgent(socket_path, **how) as agent:  # type: ignore[arg-type]
         vm = br.protect(image, tmp_path / "store", name="vm", guest_agent=socket_path)
         assert THAW in agent.told, "it is always told to go on"
@@ -147,12 +147,12 @@ def test_a_command_that_takes_too_long_can_not_freeze_after_the_thaw(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rule 10: all that it began ends with it."""
-    monkeypatch.setattr(hooks, "COMMAND_S", 0.5)
+    monkeypatch.setattr(guests, "COMMAND_S", 0.5)
     held = tmp_path / "held"
     os.mkfifo(held)
     end = os.open(held, os.O_RDONLY | os.O_NONBLOCK)
     with pytest.raises(BusyError):
-        hooks.Commands(f"(sleep 60; echo frozen) > {held}; true", "").freeze()
+        guests.Commands(f"(sleep 60; echo frozen) > {held}; true", "").freeze()
     assert select.select([end], [], [], 30)[0], "somebody of it is alive"
     assert os.read(end, 10) == b""
     os.close(end)

@@ -3,10 +3,8 @@
 `qemu-storage-daemon` serves the content as a raw file by FUSE; it holds QEMU's own image locks meanwhile, so that an
 image which a machine writes is refused. It ends with us: by its pid, and by the system when we are killed.
 
-A guest may write anything to a raw disk, also what looks like a header that names a file of this host. So the content
-alone never decides what a file is: its name or its user must say so too, QEMU is never asked to guess, and what was
-once tracked as a raw disk stays one. And an image of several files (a backing
-chain, external data, split extents) is refused, whatever it says: only the one file is watched for changes.
+An image of several files (a backing chain, external data, split extents) is refused, whatever it says: only the one
+file is watched for changes. Which format a file has, `names` tells: QEMU is never asked to guess.
 """
 
 from __future__ import annotations
@@ -26,20 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import BusyError, FormatError, NotFoundError, RefusedError, StorageError, UsageError, translated
+from ..errors import BusyError, FormatError, NotFoundError, RefusedError, StorageError, translated
 from ..files import FILES
+from .names import shows
 
-RAW = "raw"
-#: What QEMU calls it, and how such files are named.
-SUFFIXES = {
-    ".qcow2": "qcow2", ".vhdx": "vhdx", ".vhd": "vpc", ".vpc": "vpc", ".vmdk": "vmdk", ".vdi": "vdi",
-}  # fmt: skip
-FORMATS = ("qcow2", "vhdx", "vpc", "vmdk", "vdi")
-_HEAD, _SECTOR, _VHD = 512, 512, b"conectix"
-_MAGICS = (
-    ("qcow2", 0, b"QFI\xfb"), ("vhdx", 0, b"vhdxfile"), ("vpc", 0, _VHD), ("vdi", 64, b"\x7f\x10\xda\xbe"),
-    ("vmdk", 0, b"KDMV"), ("vmdk", 0, b"COWD"), ("vmdk", 0, b"# Disk DescriptorFile"),
-)  # fmt: skip
 _DATA_FILE_AT, _DATA_FILE = 72, 4  # of qcow2's incompatible features, big-endian, from version 3 on
 _START_S, _STOP_S, _PAUSE_S = 30.0, 60.0, 0.005
 _TRIES, _AGAIN_S = 5, 0.1
@@ -52,34 +40,6 @@ class FormatInfo:
     format: str
     virtual_size: int
     actual_size: int
-
-
-def detect(path: Path) -> str:
-    """The format of a file by its name *and* how it begins; RefusedError when the two differ.
-
-    QEMU is not asked: what a guest wrote into a raw disk may look like a header, and QEMU would open what that names.
-    """
-    if not path.is_file():
-        return RAW
-    named = named_format(path)
-    found = _begins_as(path, named)
-    if found != named:
-        raise RefusedError(f"{path}: by its name it is {named}, by its content {found}; say --format {found} or "
-                           f"--format {named}")  # fmt: skip
-    return found
-
-
-def named_format(path: Path) -> str:
-    """The format that the name of a file tells."""
-    return SUFFIXES.get(path.suffix.lower(), RAW)
-
-
-def _begins_as(path: Path, named: str) -> str:
-    with FILES.open(path) as file:
-        head, size = file.pread(_HEAD, 0), file.size()
-        if named == "vpc" and file.pread(len(_VHD), max(0, size - _SECTOR)) == _VHD:
-            return "vpc"  # one of fixed size has its header behind the disk
-    return next((fmt for fmt, at, magic in _MAGICS if head[at : at + len(magic)] == magic), RAW)
 
 
 def describe(path: Path, fmt: str) -> FormatInfo:
@@ -124,16 +84,6 @@ def opened_as_raw(path: Path, fmt: str, *, writable: bool = False) -> Iterator[P
         if process is not None:
             _stop(process, place)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def shows(place: Path, fd: int | None = None) -> bool:
-    """Whether the content of an image is there, in an open file: not the empty one over which it appears, nor what a
-    daemon left that died."""
-    try:
-        found = os.stat(place) if fd is None else os.fstat(fd)
-        return found.st_dev != os.stat(place.parent).st_dev
-    except OSError:
-        return False
 
 
 def started(path: Path, fmt: str, place: Path, *, writable: bool) -> subprocess.Popen[bytes]:
@@ -249,11 +199,3 @@ def _require(program: str, package: str) -> str:
     if found is None:
         raise NotFoundError(f"{program} is not installed, and it reads the image; on Debian: apt install {package}")
     return found
-
-
-def checked_format(fmt: str) -> str:
-    """A format as a user names it; UsageError for one that there is not."""
-    named = {"vhd": "vpc"}.get(fmt, fmt)
-    if named not in (RAW, *FORMATS):
-        raise UsageError(f"format {fmt!r}: wanted {RAW}, {', '.join(FORMATS)}")
-    return named

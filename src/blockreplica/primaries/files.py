@@ -6,17 +6,21 @@ import stat
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from ..errors import BlockReplicaError, NotFoundError
 from ..files import FILES, Files
-from ..images.formats import FORMATS, RAW, checked_format, describe, opened_as_raw
+from ..images.names import FORMATS, RAW, checked_format
 from ..replication import TrackedGroup
 from ..tracking import ImageSource, LogMode, image_path, require_image
 from ..tracking.known_format import known_format
 from ..tracking.names import Names
 from ..tracking.served import ServedImage
 from .base import DiskState
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 
 class ImageFiles:
@@ -57,7 +61,7 @@ class ImageFiles:
                 source, shown = self._source(fmt, path, files), None
                 if fmt != RAW:
                     live = source.tracked() and source.state == "tracking"
-                    shown = source.names.shown if live else stack.enter_context(opened_as_raw(path, fmt))
+                    shown = source.names.shown if live else stack.enter_context(_formats().opened_as_raw(path, fmt))
                 images.append((source, shown))
             return TrackedGroup(images, files, stack.pop_all(), log=self._log)
 
@@ -82,7 +86,7 @@ class ImageFiles:
         try:
             with self._source(fmt, path, files) as source:
                 live = source.status()
-                size = source.size() if fmt == RAW else describe(path, fmt).virtual_size
+                size = source.size() if fmt == RAW else _formats().describe(path, fmt).virtual_size
         except BlockReplicaError as error:
             return DiskState(0, "missing" if isinstance(error, NotFoundError) else "unreadable")
         if live is None:
@@ -109,4 +113,11 @@ def room_of(path: Path, files: Files) -> int:
 
 def _weight(fmt: str, path: Path, files: Files) -> int:
     weight = room_of(path, files)
-    return weight if fmt == RAW else max(weight, describe(path, fmt).actual_size)
+    return weight if fmt == RAW else max(weight, _formats().describe(path, fmt).actual_size)
+
+
+def _formats() -> ModuleType:
+    """What QEMU's programs are asked; raw images need none of them, nor the time that loading it takes."""
+    from ..images import formats
+
+    return formats

@@ -1,8 +1,8 @@
 """Moving changes: initial replication, delta, resynchronization, and the decision which of them is needed."""
 
-from .hooks import NO_HOOKS, HookSettings
 from .result import SyncResult
-from .run import Settings, sync
+from .run import sync
+from .settings import NO_HOOKS, HookSettings, Settings
 from .source import Group, Source
 from .tracked import TrackedGroup
 

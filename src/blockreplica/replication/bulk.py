@@ -6,13 +6,17 @@ done is made durable and noted, so that an interruption resumes there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..ahead import ahead
 from ..checksums import PAGE_ENTRIES
 from ..errors import NoSpaceError, StorageError
 from ..extents import Extent, windows
@@ -47,18 +51,37 @@ class Pass:
     found_bytes: int = 0
     room: bytearray = field(default_factory=bytearray)  # kept: memory touched anew costs more than the work in it
 
-    def step(self, window: Extent, tally: Tally) -> None:
-        """Bring one window up to what the source holds now."""
-        if self.copies:
-            written = self._copied(window)
+    def run(self, tally: Tally) -> Generator[Extent]:
+        """Bring window by window up to what the source holds now, naming each when it is; those that are not to be
+        done again too. While one is dealt with the next is being read."""
+        windows = iter(self.windows)
+        for window in windows:  # in order: what was done comes first
+            if window.end > self.done:
+                windows = chain([window], windows)
+                break
+            yield window
+        yield from self._copied(windows, tally) if self.copies else self._compared(windows, tally)
+        self.send(tally)
+
+    def _copied(self, windows: Iterable[Extent], tally: Tally) -> Iterator[Extent]:
+        for window in windows:
+            written = self._copy(window)
             tally.add(scanned=written, dirty=written, sent=written)
-            return
-        rows, scanned = self.disk.differing(self.source, window, deep=self.deep)
-        tally.add(scanned=scanned)
-        self.found.append(rows)
-        self.found_bytes += int(rows["length"].sum())
-        if self.found_bytes >= BATCH_BYTES or len(self.found) >= WINDOWS_A_BATCH:
-            self.send(tally)
+            self.done = window.end
+            yield window
+
+    def _compared(self, windows: Iterable[Extent], tally: Tally) -> Iterator[Extent]:
+        steps = (partial(self.disk.scan, self.source, window, deep=self.deep) for window in windows)
+        with closing(ahead(steps)) as scans:
+            for scan in scans:
+                rows = self.disk.differing(scan)
+                tally.add(scanned=scan.bytes_read)
+                self.found.append(rows)
+                self.found_bytes += int(rows["length"].sum())
+                if self.found_bytes >= BATCH_BYTES or len(self.found) >= WINDOWS_A_BATCH:
+                    self.send(tally)
+                self.done = scan.extent.end
+                yield scan.extent
 
     def send(self, tally: Tally) -> None:
         """Send what was found to differ."""
@@ -69,7 +92,7 @@ class Pass:
                 self.room = bytearray(BATCH_BYTES)
             copy_rows(self.source, self.disk, rows, tally, self.room)
 
-    def _copied(self, window: Extent) -> int:
+    def _copy(self, window: Extent) -> int:
         try:
             return self.disk.copy(self.source, window)
         except NoSpaceError:
@@ -105,15 +128,10 @@ def run_passes(
     """Take every pass to its end, with a checkpoint every few seconds."""
     noted = clock()
     for one in passes:
-        for window in one.windows:
-            if window.end <= one.done:
+        with closing(one.run(tally)) as windows:
+            for window in windows:
                 progress.advance(window.length)
-                continue
-            one.step(window, tally)
-            one.done = window.end
-            progress.advance(window.length)
-            if clock() - noted >= CHECKPOINT_SECONDS:
-                one.send(tally)
-                checkpoint()
-                noted = clock()
-        one.send(tally)
+                if clock() - noted >= CHECKPOINT_SECONDS:
+                    one.send(tally)
+                    checkpoint()
+                    noted = clock()

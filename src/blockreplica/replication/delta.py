@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from functools import partial
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..ahead import ahead
 from ..extents import Extent
 from ..progress import Progress
 from ..stores.disk import DiskWriter
@@ -28,25 +30,21 @@ def apply_delta(delta: Delta, disk: DiskWriter, size: int, tally: Tally, progres
             tally.add(dirty=length, sent=disk.zero(Extent(offset, length)))
             progress.advance(length)
         batches = data_batches(rows[rows["operation"] == WRITE], unit=disk.block_size)
-        for extents, buffer in _read_ahead(delta, batches):
-            length = int(extents["length"].sum())
-            tally.add(dirty=length, sent=disk.write(extents, memoryview(buffer)))
-            progress.advance(length)
+        with closing(_read_ahead(delta, batches)) as read:
+            for extents, buffer in read:
+                length = int(extents["length"].sum())
+                tally.add(dirty=length, sent=disk.write(extents, memoryview(buffer)))
+                progress.advance(length)
 
 
-def _read_ahead(delta: Delta, batches: Iterable[Rows]) -> Iterator[tuple[Rows, bytearray]]:
+def _read_ahead(delta: Delta, batches: Iterable[Rows]) -> Generator[tuple[Rows, bytearray]]:
     """EXTENT rows of each batch, and the buffer with its data, while the next is being read into another one."""
-    buffers = deque(bytearray(BATCH_BYTES) for _ in range(2))
-    ahead: tuple[Future[Rows], bytearray] | None = None
-    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
-        for batch in batches:
-            buffers.rotate()
-            coming = reader.submit(delta.read, batch, buffers[0]), buffers[0]
-            if ahead is not None:
-                yield ahead[0].result(), ahead[1]
-            ahead = coming
-        if ahead is not None:
-            yield ahead[0].result(), ahead[1]
+    buffers = cycle([bytearray(BATCH_BYTES), bytearray(BATCH_BYTES)])
+
+    def read(batch: Rows, buffer: bytearray) -> tuple[Rows, bytearray]:
+        return delta.read(batch, buffer), buffer
+
+    return ahead(partial(read, batch, buffer) for batch, buffer in zip(batches, buffers, strict=False))
 
 
 def data_batches(rows: Rows, limit: int = BATCH_BYTES, *, unit: int = 1) -> Iterator[Rows]:

@@ -1,54 +1,16 @@
 """What stands around the cut that becomes a point (rule 10), so that the point is application-consistent.
 
-The guest must not stay frozen, whatever happens to us: a guard, a process of its own, is started before the freeze,
-and thaws when we die or take too long. What fails here never fails a sync: the point is crash-consistent then, and
-says why.
+What fails here never fails a sync: the point is crash-consistent then, and says why.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import select
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import BlockReplicaError, BusyError, StorageError, UsageError, from_os_error
-
-FREEZE_S, THAW_S, COMMAND_S = 30.0, 10.0, 60.0
-GUARD_S = 120.0
-_SENTINEL = b"\xff"
-
-
-@dataclass(frozen=True, slots=True)
-class HookSettings:
-    """The guest agent's socket, or commands for a shell; nothing of them: no hooks."""
-
-    agent: Path | None = None
-    pre_cut: str = ""
-    post_cut: str = ""
-
-    def __post_init__(self) -> None:
-        if self.agent is not None and (self.pre_cut or self.post_cut):
-            raise UsageError("the guest agent freezes and thaws by itself: wanted it, or commands, not both")
-
-    def hooks(self) -> Hooks | None:
-        """What they mean."""
-        if self.agent is not None:
-            return Agent(self.agent)
-        return Commands(self.pre_cut, self.post_cut) if self.pre_cut or self.post_cut else None
-
-
-NO_HOOKS = HookSettings()
+from ..errors import BlockReplicaError
 
 
 class Hooks(Protocol):
@@ -60,73 +22,8 @@ class Hooks(Protocol):
     def thaw(self) -> str:
         """Let it go on; returns why it was not at rest all the time, if it was not."""
 
-    def guard(self) -> list[str]:
-        """Arguments of `python -m blockreplica.replication.hooks` that thaw."""
-
-
-class Agent:
-    """qemu-ga, over the socket of its virtio-serial port (or any other of its)."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def freeze(self) -> None:
-        """guest-fsfreeze-freeze."""
-        if self._ask("guest-fsfreeze-freeze", FREEZE_S) == 0:
-            raise StorageError(f"{self._path}: the guest has no file system that can be frozen")
-
-    def thaw(self) -> str:
-        """guest-fsfreeze-thaw; a guest that had nothing to thaw has thawed before the time."""
-        thawed = self._ask("guest-fsfreeze-thaw", THAW_S)
-        return "" if thawed else "the guest had thawed by itself before the cut was over"
-
-    def guard(self) -> list[str]:
-        """The same, from a process of its own."""
-        return ["agent", str(self._path)]
-
-    def _ask(self, command: str, timeout: float) -> Any:
-        until, where = time.monotonic() + timeout, str(self._path)
-        try:
-            with socket.socket(socket.AF_UNIX) as link:
-                link.settimeout(min(timeout, 5.0))
-                link.connect(where)
-                number = int.from_bytes(os.urandom(4), "little")
-                # What others have left in the channel ends at the sentinel, in both directions.
-                link.sendall(_SENTINEL + _line("guest-sync-delimited", id=number))
-                while _reply(link, until, _SENTINEL).get("return") != number:
-                    pass
-                link.sendall(_line(command))
-                answer = _reply(link, until)
-        except TimeoutError:
-            raise BusyError(f"{where}: {command}: the guest agent did not answer within {timeout:.0f} s") from None
-        except OSError as error:
-            raise from_os_error(error, where, command) from None
-        except ValueError as error:
-            raise StorageError(f"{where}: {command}: the guest agent talks nonsense: {error}") from None
-        if "error" in answer:
-            said = answer["error"].get("desc", answer["error"])
-            raise StorageError(f"{where}: {command}: the guest agent says: {said}")
-        return answer.get("return")
-
-
-class Commands:
-    """Commands of the user's, run by a shell."""
-
-    def __init__(self, pre_cut: str, post_cut: str) -> None:
-        self._pre, self._post = pre_cut, post_cut
-
-    def freeze(self) -> None:
-        """The command before the cut."""
-        _run(self._pre)
-
-    def thaw(self) -> str:
-        """The command after it, also where the one before has failed."""
-        _run(self._post)
-        return ""
-
-    def guard(self) -> list[str]:
-        """The command after it."""
-        return ["command", self._post]
+    def guarded(self) -> AbstractContextManager[None]:
+        """Have somebody thaw it who outlives us, while the block lasts."""
 
 
 @dataclass(slots=True)
@@ -142,104 +39,22 @@ class Rest:
         if self.hooks is None:
             return cut()
         self.kind, failures = "crash-consistent", list[str]()
-        with _guarded(self.hooks):
+        with self.hooks.guarded():
             try:
-                failures += _failure(self.hooks.freeze)
+                failures += failure(self.hooks.freeze)
                 made = cut()
             finally:
-                failures += _failure(self.hooks.thaw)
+                failures += failure(self.hooks.thaw)
         if not failures:
             self.kind = "application-consistent"
         self.why = "; ".join(failures)
         return made
 
 
-def _failure(step: Callable[[], str | None]) -> list[str]:
+def failure(step: Callable[[], str | None]) -> list[str]:
+    """Why a step was not done, if it was not."""
     try:
         said = step()
     except BlockReplicaError as error:
         said = str(error)
     return [said] if said else []
-
-
-@contextmanager
-def _guarded(hooks: Hooks) -> Iterator[None]:
-    command = [sys.executable, "-m", __name__, *hooks.guard()]
-    guard = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    assert guard.stdin is not None
-    assert guard.stdout is not None
-    try:
-        guard.stdout.readline()  # from here on it would notice our end
-        yield
-    finally:
-        try:
-            guard.stdin.write(b"done\n")
-            guard.stdin.close()
-        except OSError:
-            pass
-        guard.stdout.close()
-        guard.wait()
-
-
-def _line(command: str, **arguments: object) -> bytes:
-    request: dict[str, object] = {"execute": command}
-    if arguments:
-        request["arguments"] = arguments
-    return json.dumps(request).encode() + b"\n"
-
-
-def _reply(link: socket.socket, until: float, sentinel: bytes = b"") -> dict[str, Any]:
-    """The next line; with a sentinel, the first that stands behind one."""
-    line = b""
-    while not line.endswith(b"\n"):
-        link.settimeout(max(0.01, until - time.monotonic()))
-        piece = link.recv(1)
-        if not piece:
-            raise ConnectionResetError(104, "closed")
-        line = b"" if sentinel and piece == sentinel else line + piece
-        if len(line) > 1 << 16:
-            raise ValueError("a line without an end")
-    found = json.loads(line.replace(_SENTINEL, b"") or b"{}")
-    if not isinstance(found, dict):
-        raise ValueError(f"{found!r} is no object")
-    return found
-
-
-def _run(command: str) -> None:
-    """Run it to its end. What takes too long ends with all that it began: it could freeze when we have thawed."""
-    if not command:
-        return
-    with subprocess.Popen(
-        ["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        start_new_session=True,
-    ) as process:  # fmt: skip
-        try:
-            said = process.communicate(timeout=COMMAND_S)[1]
-        except BaseException as error:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            if not isinstance(error, subprocess.TimeoutExpired):
-                raise
-            raise BusyError(f"{command!r}: did not end within {COMMAND_S:.0f} s") from None
-    if process.returncode:
-        last = said.decode(errors="replace").strip().rpartition("\n")[2]
-        raise StorageError(f"{command!r}: exit code {process.returncode}{f': {last}' if last else ''}")
-
-
-def stand_guard(kind: str, what: str) -> None:
-    """The guard's whole life: wait for `done` from the one who freezes; thaw when it ends or hangs instead."""
-    print("on guard", flush=True)
-    ready, _, _ = select.select([sys.stdin], [], [], GUARD_S)
-    if ready and sys.stdin.readline() == "done\n":
-        return
-    hooks: Hooks = Agent(Path(what)) if kind == "agent" else Commands("", what)
-    for _ in range(3):  # the agent may still be busy with the freeze, or with the one who died
-        if not _failure(hooks.thaw):
-            return
-        time.sleep(1)
-
-
-if __name__ == "__main__":
-    stand_guard(*sys.argv[1:3])

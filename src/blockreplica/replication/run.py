@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from uuid import UUID
 
 from ..errors import (
@@ -32,29 +31,13 @@ from ..tracking import Cut
 from .bulk import Pass, run_passes, whole_windows, window_bytes
 from .decide import SEEDED, Decision, DiskView, Need, Plan, asked_for, decide, planned
 from .delta import apply_delta
-from .hooks import NO_HOOKS, HookSettings, Rest
+from .hooks import Rest
 from .logs import DeltaLogs
 from .result import SyncResult, Tally
+from .settings import NO_HOOKS, HookSettings, Settings
 from .source import Delta, Group, Source
 
 ROUNDS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a caller may want of a sync. `resync` compares whatever the logs say; `deep` reads both sides.
-
-    `retire` takes out the points that are not to be kept any longer, under the replica's lock, and returns what to say
-    of it; without it the newest `keep` stay. `block_size`: that of the checksums from then on.
-    """
-
-    resync: bool = False
-    deep: bool = False
-    keep: int = 24
-    seed: Path | None = None
-    retire: Callable[[Replica], list[str]] | None = None
-    hooks: HookSettings = NO_HOOKS
-    block_size: int | None = None
 
 
 @dataclass(slots=True)
@@ -106,7 +89,7 @@ class _Movement:
         self._last, self._lost = _newest(replica)
         cursors = [disk.cursor for disk in self._last.disks] if self._last else [None] * len(group.sources)
         group.prepare([self._known(index, cursor) for index, cursor in enumerate(cursors)])
-        self._rest = Rest(settings.hooks.hooks())
+        self._rest = _rest(settings.hooks)
         # Hooks stand around the cut that becomes the point: what is copied or compared live needs a second one.
         point = group.frozen or (group.one_cut() and not settings.resync and self._last is not None)
         cuts = self._rest.around(group.cut) if point else group.cut()
@@ -377,6 +360,14 @@ class _Movement:
                 kind="fuzzy" if any(disk.fuzzy for disk in self._disks) else self._rest.kind,
             )
         )  # fmt: skip
+
+
+def _rest(hooks: HookSettings) -> Rest:
+    if hooks == NO_HOOKS:
+        return Rest(None)
+    from .guests import hooks_of  # it takes its time to load
+
+    return Rest(hooks_of(hooks))
 
 
 def _newest(replica: Replica) -> tuple[PointRecord | None, str]:

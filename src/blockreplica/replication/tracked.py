@@ -10,7 +10,7 @@ from uuid import UUID
 from ..errors import BlockReplicaError, BusyError, LogError
 from ..extents import Extent
 from ..files import File, Files
-from ..images.formats import shows
+from ..images.names import shows
 from ..manifest import Cursor
 from ..tracking import Cut, EpochRecord, ImageSource, LogMode, cut_together
 from .decide import Decision, DiskView, decide, follows

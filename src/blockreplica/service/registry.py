@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import NotFoundError, RefusedError
-from ..images.formats import checked_format
+from ..images.names import checked_format
 from ..primaries import kind_of
 from ..progress import SILENT, Progress
 from ..protection import DEFAULT_BLOCK_SIZE, DEFAULT_KEEP, Definition, Relationship, check, define, new_replica

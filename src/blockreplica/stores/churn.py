@@ -7,9 +7,9 @@ against the points before, mark a point; either alone is everyday life.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..manifest import Churn, PointRecord
@@ -61,7 +61,7 @@ def unusual(churn: Churn, history: Sequence[PointRecord]) -> tuple[str, str]:
         return "", ""
     amounts = [point.churn.changed for point in usual if point.churn is not None]
     ratios = [one.packed / one.sampled for one in (point.churn for point in usual) if one is not None and one.sampled]
-    amount, ratio = median(amounts), median(ratios) if ratios else 0.0
+    amount, ratio = float(np.median(amounts)), float(np.median(ratios)) if ratios else 0.0
     now = churn.packed / churn.sampled
     if churn.changed < MORE * amount or now < NOISE or now < ratio + WORSE:
         return "", ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -107,6 +106,8 @@ class DirectoryStore:
             self._files.unlink(replica.layout.record)
             self._files.sync_folder(replica.layout.folder)
             with translated(replica.layout.folder, "removing"):
+                import shutil
+
                 shutil.rmtree(replica.layout.folder)
         self._files.sync_folder(self.folder)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,18 @@ STAGE_BYTES = 16 << 20
 ZERO_WINDOW = 8 << 20
 TABLE_PAGES = 1024  # held at most: 4 MiB
 Array = NDArray[Any]
+
+
+@dataclass(slots=True)
+class Scan:
+    """What was read of an extent: the checksums of its blocks, and after a deep scan a bit for each granule that
+    differed from the replica."""
+
+    extent: Extent
+    deep: bool
+    sums: bytearray
+    bits: bytearray = field(default_factory=bytearray)
+    bytes_read: int = 0
 
 
 class DiskWriter:
@@ -177,26 +189,45 @@ class DiskWriter:
         self.table.write(extent.offset // self._block_size, entries)
         return written
 
-    def differing(self, source: File, extent: Extent, *, deep: bool) -> tuple[Array, int]:
-        """EXTENT rows (no buffer places) where an extent of a file differs from the replica; and bytes read.
+    def scan(self, source: File, extent: Extent, *, deep: bool) -> Scan:
+        """Read an extent of a file, and where it is to be compared `deep` the replica's too.
 
-        By the checksum table, reading the source only; or `deep`, reading both, which also mends table entries that
-        do not tell the truth about the image. What is staged meanwhile is not seen: windows come once, in order.
+        In any thread, while other extents are written: the table is left to `differing`.
         """
+        count = block_count(extent.length, self._block_size)
+        scan = Scan(extent, deep, bytearray(count * ENTRY_SIZE))
+        where, size, seed = (extent.offset, extent.length), self._block_size, self._seed
+        with (
+            translated(source.path, f"comparing {extent.length} bytes from offset {extent.offset}"),
+            source.window(*where) as fd,
+        ):
+            if deep:
+                both, scan.bits = (fd, self.image.fileno()), bytearray(extent.length // GRANULE // 8 + 1)
+                kernels.compare_files(*both, *where, size, GRANULE, scan.sums, scan.bits, seed=seed)
+                scan.bytes_read = sum(data_bytes(each, extent.offset, extent.end) for each in both)
+            else:
+                scan.bytes_read = kernels.checksum_file(fd, *where, size, scan.sums, seed=seed)
+        return scan
+
+    def differing(self, scan: Scan) -> Array:
+        """EXTENT rows (no buffer places) where what was scanned differs from the replica.
+
+        By the checksum table; after a deep scan by the content, which also mends table entries that do not tell the
+        truth about the image. What is staged meanwhile is not seen: windows come once, in order.
+        """
+        extent, unit, bits = scan.extent, GRANULE if scan.deep else self._block_size, scan.bits
         first, count = extent.offset // self._block_size, block_count(extent.length, self._block_size)
-        theirs = bytearray(count * ENTRY_SIZE)
         ours = self.truth.known_entries(first, count)
-        unit = GRANULE if deep else self._block_size
-        bits = bytearray(-(-extent.length // unit) // 8 + 1)
-        with translated(source.path, f"comparing {extent.length} bytes from offset {extent.offset}"):
-            scanned = self._compare(source, extent, theirs, ours, bits, deep=deep)
-        if deep:
-            self.truth.mend(first, ours, theirs, bits)
+        if scan.deep:
+            self.truth.mend(first, ours, scan.sums, bits)
+        else:
+            bits = bytearray(count // 8 + 1)
+            kernels.compare_tables(ours, scan.sums, bits)
         runs = np.frombuffer(kernels.bitmap_runs(bits, 0, -(-extent.length // unit)), "<u8").reshape(-1, 2)
         rows = np.zeros(len(runs), EXTENT)
         rows["offset"] = runs[:, 0] * unit + extent.offset
-        rows["length"] = np.minimum(runs[:, 1] * unit, extent.offset + extent.length - rows["offset"])
-        return rows, scanned
+        rows["length"] = np.minimum(runs[:, 1] * unit, extent.end - rows["offset"])
+        return rows
 
     def resize(self, size: int, *, doubted: bool = False) -> None:
         """Let the disk be `size` bytes; a tail that goes is saved first, grown space reads as zeros.
@@ -350,17 +381,3 @@ class DiskWriter:
         self.image.write_extents(rows, np.ascontiguousarray(picked(content, ~zero)))
         for offset, length, _ in granule_rows(granules[zero]).tolist():
             self.image.zero(offset, min(length, size - offset))
-
-    def _compare(
-        self, source: File, extent: Extent, theirs: bytearray, ours: bytearray, bits: bytearray, *, deep: bool
-    ) -> int:
-        """Fill `theirs` with the source's checksums and `bits` with what differs; returns the bytes read."""
-        where, size, seed = (extent.offset, extent.length), self._block_size, self._seed
-        with source.window(*where) as fd:
-            if deep:
-                both = fd, self.image.fileno()
-                kernels.compare_files(*both, *where, size, GRANULE, theirs, bits, seed=seed)
-                return sum(data_bytes(each, extent.offset, extent.end) for each in both)
-            scanned = kernels.checksum_file(fd, *where, size, theirs, seed=seed)
-        kernels.compare_tables(ours, theirs, bits)
-        return scanned

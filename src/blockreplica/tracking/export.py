@@ -17,7 +17,8 @@ from typing import IO
 from ..errors import BusyError, StorageError, UsageError
 from ..files import FILES
 from ..images import becoming
-from ..images.formats import RAW, checked_format, describe, tidy
+from ..images.formats import describe, tidy
+from ..images.names import RAW, checked_format
 from ..nbdkit import PathLike, Place, Server, outliving, place_of, require_nbdkit, start
 from .control import Control, GoneError
 from .known_format import known_format

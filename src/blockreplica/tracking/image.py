@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .. import kernels
 from ..errors import BlockReplicaError, BusyError, RefusedError, UsageError, from_os_error
 from ..files import FILES, Files
-from ..images.formats import RAW, checked_format
+from ..images.names import RAW, checked_format
 from ..units import format_size
 from .cursors import trim_after
 from .known_format import known_format

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..errors import NotFoundError, RefusedError
 from ..files import Files
-from ..images.formats import RAW, detect, named_format
+from ..images.names import RAW, detect, named_format
 from .names import Names
 from .state import read_state
 

@@ -1,0 +1,55 @@
+"""Working ahead: the next step is taken in a thread while the result of the last is in use.
+
+Worth it where the steps spend their time in kernels or system calls. `concurrent.futures` does it too, and takes longer
+to load than what a small sync gains by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from queue import SimpleQueue
+from threading import Thread
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def ahead(steps: Iterable[Callable[[], T]]) -> Generator[T]:
+    """The results of `steps`, in order; what one raises is raised in its place, and nothing is taken behind it.
+
+    One step is taken ahead of the one whose result was asked for last. When the iterator is closed, no step is being
+    taken any more.
+    """
+    asked: SimpleQueue[Callable[[], T] | None] = SimpleQueue()
+    done: SimpleQueue[tuple[list[T], BaseException | None]] = SimpleQueue()
+    worker = Thread(target=_work, args=(asked, done), name="ahead", daemon=True)
+    worker.start()
+    try:
+        waiting = 0
+        for step in steps:
+            asked.put(step)
+            waiting += 1
+            if waiting > 1:
+                yield _result(done)
+                waiting -= 1
+        if waiting:
+            yield _result(done)
+    finally:
+        asked.put(None)
+        worker.join()
+
+
+def _work(asked: SimpleQueue[Callable[[], T] | None], done: SimpleQueue[tuple[list[T], BaseException | None]]) -> None:
+    while (step := asked.get()) is not None:
+        try:
+            done.put(([step()], None))
+        except BaseException as error:  # whatever it is, it belongs to the one who asked
+            done.put(([], error))
+            return
+
+
+def _result(done: SimpleQueue[tuple[list[T], BaseException | None]]) -> T:
+    result, error = done.get()
+    if error is not None:
+        raise error
+    return result[0]

@@ -1,0 +1,65 @@
+"""Working ahead by one step, and what happens when a step or its user fails."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+from functools import partial
+
+import pytest
+
+from blockreplica.ahead import ahead
+
+
+def test_the_next_step_is_taken_while_a_result_is_in_use_and_no_further_one() -> None:
+    begun = [threading.Event() for _ in range(4)]
+
+    def step(index: int) -> int:
+        begun[index].set()
+        return index
+
+    with closing(ahead(partial(step, index) for index in range(4))) as results:
+        assert next(results) == 0
+        assert begun[1].wait(10)
+        assert not begun[2].is_set()
+        assert list(results) == [1, 2, 3]
+
+
+def test_what_a_step_raises_comes_in_its_place_and_ends_it() -> None:
+    taken = []
+
+    def step(index: int) -> int:
+        taken.append(index)
+        if index == 1:
+            raise OSError(5, "broken")
+        return index
+
+    results = ahead(partial(step, index) for index in range(4))
+    assert next(results) == 0
+    with pytest.raises(OSError, match="broken"):
+        next(results)
+    assert list(results) == []
+    assert taken == [0, 1]
+
+
+def test_once_closed_no_step_is_being_taken() -> None:
+    running, free = threading.Event(), threading.Event()
+
+    def step(index: int) -> int:
+        if index:
+            running.set()
+            free.wait(10)
+            running.clear()
+        return index
+
+    results = ahead(partial(step, index) for index in range(3))
+    assert next(results) == 0
+    assert running.wait(10)
+    threading.Timer(0.05, free.set).start()
+    results.close()
+    assert not running.is_set()
+    assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
+
+
+def test_nothing_to_do_gives_nothing() -> None:
+    assert list(ahead([])) == []
