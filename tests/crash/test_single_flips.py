@@ -19,9 +19,9 @@ import pytest
 
 from blockreplica.errors import BlockReplicaError
 from blockreplica.manifest import MarksRecord
-from blockreplica.protection import ReplicaView
 from blockreplica.recovery.recover import recover
 from blockreplica.recovery.verify import verify
+from blockreplica.recovery.view import ReplicaView
 from blockreplica.stores import Replica
 from crash.recording import Unsynced
 from stores.model import RECORD, changed, commit, move, new_replica, open_replica, put
