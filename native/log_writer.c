@@ -59,12 +59,15 @@ int br_log_reserve(struct br_log *log, const struct hrl_entry *entry, struct br_
     place->block_at = 0;
     place->group = log->number;
     place->index = log->open++;
+    place->due = 0;
+    place->data = br_tail_take(&log->tail, log->position, hrl_data_length(entry), &place->due);
     if (log->record && br_record_reserve(log->record, place->group, place->index, slot) != 0)
         *lost = true;
     log->position += hrl_data_length(entry);
     if (log->open < log->format.room)
         return 0;
     place->block_at = log->position;
+    place->block_spot = br_tail_take(&log->tail, log->position, HRL_METADATA_SIZE, &place->due);
     finish_group(log);
     memcpy(place->block, log->block, HRL_METADATA_SIZE);
     if (log->record && br_record_group(log->record, log->number, log->position, log->last_block) != 0)
@@ -73,19 +76,48 @@ int br_log_reserve(struct br_log *log, const struct hrl_entry *entry, struct br_
 }
 
 /* What is not known to be confirmed is read again after a death: an error costs no more than that. */
-void br_log_confirm(struct br_log *log, const struct br_place *place) {
+uint32_t br_log_confirm(struct br_log *log, const struct hrl_entry *entry, const struct br_place *place) {
+    uint32_t due = place->due;
     if (log->record)
         br_record_confirm(log->record, place->group, place->index, place->block_at != 0);
+    if (place->data.bytes)
+        br_tail_filled(&log->tail, &place->data, entry->length, &due);
+    if (place->block_at && place->block_spot.bytes)
+        br_tail_filled(&log->tail, &place->block_spot, HRL_METADATA_SIZE, &due);
+    return due;
+}
+
+/* A piece, where its reservation says. */
+static int put_piece(struct br_log *log, const struct br_spot *spot, const void *bytes, uint32_t length,
+                     uint64_t at) {
+    if (!spot->bytes)
+        return log->file->ops->pwrite(log->file, bytes, length, at);
+    memcpy(spot->bytes, bytes, length);
+    return 0;
 }
 
 int br_log_put(struct br_log *log, const struct hrl_entry *entry, const void *data,
                const struct br_place *place) {
     int error = 0;
     if (hrl_data_length(entry))
-        error = log->file->ops->pwrite(log->file, data, entry->length, place->data_at);
+        error = put_piece(log, &place->data, data, entry->length, place->data_at);
     if (!error && place->block_at)
-        error = log->file->ops->pwrite(log->file, place->block, HRL_METADATA_SIZE, place->block_at);
+        error = put_piece(log, &place->block_spot, place->block, HRL_METADATA_SIZE, place->block_at);
     return error;
+}
+
+int br_log_write(const struct br_log *log, uint32_t due) {
+    int error = 0;
+    for (uint32_t batch = 0; batch < BR_TAIL_BATCHES && !error; batch++)
+        if (due >> batch & 1)
+            error = br_tail_write(&log->tail, batch, log->file);
+    return error;
+}
+
+void br_log_written(struct br_log *log, uint32_t due) {
+    for (uint32_t batch = 0; batch < BR_TAIL_BATCHES; batch++)
+        if (due >> batch & 1)
+            br_tail_free(&log->tail, batch);
 }
 
 int br_log_finish_group(struct br_log *log) {
@@ -100,7 +132,12 @@ uint64_t br_log_entries(const struct br_log *log) {
 
 int br_log_seal(struct br_log *log) {
     struct br_file *file = log->file;
-    int error = log->open ? br_log_finish_group(log) : 0;
+    uint32_t due = 0;
+    br_tail_close(&log->tail, &due);
+    int error = br_log_write(log, due);
+    br_log_written(log, due);
+    if (!error && log->open)
+        error = br_log_finish_group(log);
     if (!error)
         error = file->ops->sync(file);
     if (error)

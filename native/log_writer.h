@@ -1,9 +1,12 @@
 /* The change log of one epoch, written by many threads at once: a place is reserved under the owner's lock,
- * data is put there outside of it, and confirmed under the lock once image and log have it.
+ * data is put there outside of it, and confirmed under the lock once image and log have it. What is put may
+ * stand in the log's tail (log_tail.h) for a while: a confirmation can bring its caller the duty to write
+ * some of that into the file, before its write counts as done.
  *
- * Only br_log_reserve, br_log_confirm and br_log_entries need the owner's lock. Entries stand in the order of
- * their reservations, so two writes that hold overlapping range locks one after the other stand in the order
- * in which they reached the image. What is reserved and confirmed stands in the epoch's open record, too.
+ * Only br_log_reserve, br_log_confirm, br_log_written and br_log_entries need the owner's lock. Entries stand
+ * in the order of their reservations, so two writes that hold overlapping range locks one after the other
+ * stand in the order in which they reached the image. What is reserved and confirmed stands in the epoch's
+ * open record, too.
  */
 #ifndef BR_LOG_WRITER_H
 #define BR_LOG_WRITER_H
@@ -11,12 +14,14 @@
 #include <stdint.h>
 
 #include "hrl.h"
+#include "log_tail.h"
 #include "open_record.h"
 #include "ops.h"
 
 struct br_log {
     struct br_file *file;
     struct br_record *record; /* NULL: none is kept */
+    struct br_tail tail;
     struct hrl_header header;
     struct hrl_log format;
     uint64_t limit;                   /* the log never grows beyond; 0: no limit */
@@ -33,6 +38,8 @@ struct br_place {
     uint64_t data_at;
     uint64_t block_at;     /* 0: none */
     uint32_t group, index; /* in the open record */
+    struct br_spot data, block_spot;
+    uint32_t due; /* batches of the tail that the reservation closed */
     uint8_t block[HRL_METADATA_SIZE];
 };
 
@@ -45,8 +52,13 @@ int br_log_create(struct br_log *log, struct br_file *file, const uint8_t unique
  * kept. */
 int br_log_reserve(struct br_log *log, const struct hrl_entry *entry, struct br_place *place, bool *lost);
 
-/* The image has what the entry says, and br_log_put was done. */
-void br_log_confirm(struct br_log *log, const struct br_place *place);
+/* The image has what the entry says, and br_log_put was done. Returns what is due: batches of the tail, a bit
+ * each; 0: nothing. */
+uint32_t br_log_confirm(struct br_log *log, const struct hrl_entry *entry, const struct br_place *place);
+
+/* Write what is due into the file; then, in any case, say that it was done. */
+int br_log_write(const struct br_log *log, uint32_t due);
+void br_log_written(struct br_log *log, uint32_t due);
 
 /* Put data (may be NULL when the entry has none) and block, if any, where `place` says. */
 int br_log_put(struct br_log *log, const struct hrl_entry *entry, const void *data,
@@ -58,7 +70,7 @@ int br_log_finish_group(struct br_log *log);
 /* All entries in it, and the bytes it has. */
 uint64_t br_log_entries(const struct br_log *log);
 
-/* Close the log for good, durably: last block, sync, header with its end, sync. */
+/* Close the log for good, durably: its tail, last block, sync, header with its end, sync. */
 int br_log_seal(struct br_log *log);
 
 #endif

@@ -10,10 +10,10 @@
  *       8   8  session               36   4  groups that are known no more: not 0: the log can't be finished
  *      16  16  UUID of the epoch     40   4  CRC-32C of bytes 0 to 32
  *                                    64  64 * 16  changes whose entry is not known yet: offset, length (0:
- * none) 4096  16 groups of 4352 bytes, group n at n % 16: 0   8  where its data begins in the log     16   4
- * its number, that of its block; 0: none 8   8  where the block before it stands     20   4  1: block and
- * data stand in the log and image 256  127 entries as in a metadata block, but for byte 30: 0 none, 1
- * reserved, 2 confirmed
+ * none) 2048  4 * 16  what of the log is not in its file yet (log_tail.h) 4096  16 groups of 4352 bytes,
+ * group n at n % 16: 0   8  where its data begins in the log     16   4 its number, that of its block; 0:
+ * none 8   8  where the block before it stands     20   4  1: block and data stand in the log and image 256
+ * 127 entries as in a metadata block, but for byte 30: 0 none, 1 reserved, 2 confirmed
  *
  * All calls under the owner's lock. Those that return int return an errno when the file was not changed.
  */

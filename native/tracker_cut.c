@@ -24,6 +24,7 @@ static int begin_record(struct br_tracker *tracker, struct br_epoch *epoch) {
     int error = br_record_begin(&epoch->record, epoch->number, tracker->session, epoch->id,
                                 log ? log->position : 0, log ? log->last_block : 0);
     epoch->log.record = &epoch->record;
+    br_tail_begin(&epoch->log.tail, &tracker->tracking, epoch->record.slot);
     pthread_mutex_unlock(&tracker->mutex);
     if (error)
         br_report_lost(tracker, epoch);

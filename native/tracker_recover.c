@@ -7,7 +7,8 @@
  * so is what was pending. Then every block that the file may lack is written, and the log is sealed.
  *
  * The record is only read, and the same image gives the same log: whoever dies in here begins again. What
- * does not add up ends here, and the dirty bitmap stands in for the log.
+ * does not add up ends here, and the dirty bitmap stands in for the log. First of all the file gets the tail of
+ * the log that had not reached it.
  */
 #include "tracker_parts.h"
 
@@ -179,7 +180,11 @@ static int append_rest(struct recovery *recovery) {
 
 static int finish_log(struct recovery *recovery) {
     recovery->piece = malloc(piece_size);
-    int error = recovery->piece ? take_groups(recovery) : ENOMEM;
+    int error = recovery->piece ? 0 : ENOMEM;
+    if (!error)
+        error = br_tail_restore(&recovery->tracker->tracking, recovery->slot, recovery->log.file);
+    if (!error)
+        error = take_groups(recovery);
     if (!error)
         error = append_rest(recovery);
     free(recovery->piece);

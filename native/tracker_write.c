@@ -116,6 +116,23 @@ static void put(struct br_tracker *tracker, struct br_epoch *epoch, const struct
         br_log_drop(tracker, epoch, error);
 }
 
+/* Under mutex, let go meanwhile: the entry is in image and log. What of the log's tail is due with it goes
+ * into the file before the epoch can end. */
+static void confirm(struct br_tracker *tracker, struct br_epoch *epoch, const struct hrl_entry *entry,
+                    const struct br_place *place) {
+    uint32_t due = br_log_confirm(&epoch->log, entry, place);
+    if (!due)
+        return;
+    pthread_mutex_unlock(&tracker->mutex);
+    int error = epoch->log_error ? 0 : br_log_write(&epoch->log, due);
+    while ((error == ENOSPC || error == EDQUOT) && br_spare_drop(tracker))
+        error = br_log_write(&epoch->log, due);
+    if (error)
+        br_log_drop(tracker, epoch, error);
+    pthread_mutex_lock(&tracker->mutex);
+    br_log_written(&epoch->log, due);
+}
+
 /* Log what the image has already, or is about to have under a pending change. */
 static void log_entry(struct br_tracker *tracker, struct br_epoch *epoch, struct hrl_entry *entry,
                       const void *data) {
@@ -130,7 +147,7 @@ static void log_entry(struct br_tracker *tracker, struct br_epoch *epoch, struct
         return;
     put(tracker, epoch, entry, data, &place);
     pthread_mutex_lock(&tracker->mutex);
-    br_log_confirm(&epoch->log, &place);
+    confirm(tracker, epoch, entry, &place);
     pthread_mutex_unlock(&tracker->mutex);
 }
 
@@ -232,16 +249,17 @@ static int write_all(struct br_tracker *tracker, const char *data, uint64_t leng
         reserved(tracker, epoch, unplaced, lost);
         error = write_piece(tracker, epoch, entry, data + done, &place, !unplaced);
         done += entry->length;
-        if (!error && done < length) /* of a long write; its later pieces */
-            *entry = data_entry(begin + done, piece_of(length - done), data + done);
         pthread_mutex_lock(&tracker->mutex);
         if (!unplaced)
-            br_log_confirm(&epoch->log, &place);
+            confirm(tracker, epoch, entry, &place);
         if (error || done == length) {
             leave(tracker, epoch, begin, length);
             pthread_mutex_unlock(&tracker->mutex);
             return error;
         }
+        pthread_mutex_unlock(&tracker->mutex);
+        *entry = data_entry(begin + done, piece_of(length - done), data + done); /* of a long write */
+        pthread_mutex_lock(&tracker->mutex);
     }
 }
 

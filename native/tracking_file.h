@@ -1,17 +1,17 @@
 /* The tracking file: who an image is, which epoch is being written, and what that epoch made dirty.
  *
  *     state (512 bytes, one sector) ... | stamps (at 4096) | open records of slots A and B (at 8192,
- *     open_record.h) | hot regions (at 155648, hot_regions.h) | bits of A and B, page by page in turn (at
- *     188416)
+ *     open_record.h) | hot regions (at 155648, hot_regions.h) | the ends of the open logs of A and B (at
+ *     188416, log_tail.h) | bits of A and B, page by page in turn (at 2285568)
  *
  * The state is written rarely and durably, as one sector. The stamps, the open records and the two bitmaps
  * are stored into a shared mapping as writes go on: that survives the death of the process, not of the
- * machine. A bit stands for one granule; page n of slot s stands at 188416 + (2n + s) * 4096, so that an
+ * machine. A bit stands for one granule; page n of slot s stands at 2285568 + (2n + s) * 4096, so that an
  * image can grow without moving a bit.
  *
  * state, little-endian:
  *       0   8  magic "brtrack" and a zero          88   4  pid of who holds it
- *       8   4  version, 2                          92   4  flags: 1 clean, 2 suspect,
+ *       8   4  version, 3                          92   4  flags: 1 clean, 2 suspect,
  *                                                      4 log in transit only,
  *                                                      8 identity of a container
  *      12   4  granule, 65536                      96   4  slot of the epoch being written
@@ -38,13 +38,15 @@ enum {
     BR_GRANULE = 1 << 16,
     BR_PAGE = 4096,
     BR_PAGE_BITS = BR_PAGE * 8,
-    BR_TRACKING_VERSION = 2,
+    BR_TRACKING_VERSION = 3,
     BR_STAMPS_AT = 4096,
     BR_RECORDS_AT = 8192, /* each slot's open record */
     BR_RECORD_SIZE = 18 * BR_PAGE,
     BR_HOT_AT = BR_RECORDS_AT + 2 * BR_RECORD_SIZE,
     BR_HOT_SIZE = 8 * BR_PAGE,
-    BR_SLOTS_AT = BR_HOT_AT + BR_HOT_SIZE,
+    BR_TAILS_AT = BR_HOT_AT + BR_HOT_SIZE, /* each slot's end of the log */
+    BR_TAIL_SIZE = 256 * BR_PAGE,
+    BR_SLOTS_AT = BR_TAILS_AT + 2 * BR_TAIL_SIZE,
 };
 
 struct br_state {

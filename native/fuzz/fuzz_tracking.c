@@ -1,7 +1,8 @@
 /* Whatever stands in a tracking file: an open takes it over or begins anew, and the image can be written,
  * cut, closed.
  *
- * The files are in memory, and have no descriptors: nothing is locked, and no image is proved unchanged.
+ * The files are in memory, and have no descriptors: nothing is locked, and no image is proved unchanged. So
+ * an open never comes to finishing a log; whatever an open record says, that is tried for itself.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -9,10 +10,9 @@
 
 #include "../bytes.h"
 #include "../crc32c.h"
-#include "../tracker.h"
-#include "../tracking_file.h"
+#include "../tracker_parts.h"
 
-enum { files = 32, image_size = 300000, most = 1 << 20 };
+enum { files = 32, image_size = 300000, most = 1 << 22 };
 
 struct memory {
     struct br_file base;
@@ -200,6 +200,35 @@ static void forge(struct memory *file) {
     br_put32(file->data + 508, br_crc32c(0, file->data, 508));
 }
 
+/* Finish a log from an open record whose head, groups and their entries begin with pieces of the input. */
+static void recover(struct br_folder *folder, const uint8_t *data, size_t size) {
+    enum { head = 64, tail_headers = 2048, group = 256 + 3 * HRL_ENTRY_SIZE };
+    static const uint8_t id[16];
+    struct br_record_head record = {.epoch = 1, .has_log = true};
+    struct br_tracker *tracker = calloc(1, sizeof *tracker);
+    struct memory *log = create("vm.img.hrl");
+    struct br_log begun;
+    uint8_t *base = calloc(1, BR_SLOTS_AT), *at = base + BR_RECORDS_AT;
+    if (!tracker || !base || !log || br_log_create(&begun, &log->base, id, id, id, 0) != 0)
+        abort();
+    tracker->folder = folder;
+    tracker->image = &find("vm.img")->base;
+    tracker->tracking.base = base;
+    memcpy(tracker->name, "vm.img", 7);
+    const size_t places[] = {tail_headers, head, BR_PAGE, BR_PAGE + BR_GROUP_SIZE,
+                             BR_PAGE + 2 * BR_GROUP_SIZE};
+    const size_t lengths[] = {BR_TAIL_BATCHES * 16, 4 * 16, group, group, group};
+    for (int i = 0; i < 5; i++) {
+        size_t length = lengths[i] < size ? lengths[i] : size;
+        memcpy(at + places[i], data, length);
+        data += length;
+        size -= length;
+    }
+    br_recover_log(tracker, 0, &record, 1);
+    free(base);
+    free(tracker);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct br_folder folder = {&folder_ops};
     struct br_failure failure;
@@ -213,7 +242,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     memcpy(file->data, data + 1, size - 1);
     if (data[0] & 1)
         forge(file);
-    for (int round = 0; round < 2; round++)
+    if (data[0] & 2)
+        recover(&folder, data + 1, size - 1);
+    for (int round = data[0] & 2; round < 2; round++)
         if (br_tracker_open(&folder, "vm.img", &options, &tracker, &failure) == 0)
             use(tracker);
     for (int i = 0; i < files; i++)

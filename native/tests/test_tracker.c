@@ -2,51 +2,16 @@
  */
 #include "../tracker.h"
 
-#include <dirent.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include "../bytes.h"
-#include "../hrl.h"
-#include "check.h"
+#include "logs.h"
 
 enum { size = 1 << 19, threads = 6, rounds = 20000, resizes = 12, most = 700, granule = 1 << 16 };
 
-static char folder[PATH_MAX];
 static uint64_t seed;
 static struct br_tracker *tracker;
 static _Atomic bool writing;
-
-static char *path_of(const char *name) {
-    static char path[PATH_MAX + 300];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    return path;
-}
-
-static uint8_t *slurp(const char *name, uint64_t *length) {
-    struct stat status;
-    int fd = open(path_of(name), O_RDONLY);
-    CHECK(fd >= 0 && fstat(fd, &status) == 0);
-    *length = (uint64_t)status.st_size;
-    uint8_t *content = malloc(*length + 1);
-    CHECK(content && pread(fd, content, *length, 0) == (ssize_t)*length);
-    close(fd);
-    return content;
-}
-
-static void clear_folder(void) {
-    DIR *open = opendir(folder);
-    CHECK(open);
-    for (struct dirent *entry; (entry = readdir(open));)
-        if (entry->d_name[0] != '.')
-            unlink(path_of(entry->d_name));
-    closedir(open);
-}
 
 static void make_image(void) {
     clear_folder();
@@ -66,54 +31,6 @@ static void open_tracker(uint64_t log_limit) {
 static void close_tracker(void) {
     struct br_failure failure;
     CHECK(br_tracker_close(tracker, &failure) == 0);
-}
-
-/* Entries of one block, applied. Returns the bytes of data that they have in the log. */
-static uint64_t apply_block(const struct hrl_log *format, const uint8_t *block, const uint8_t *data,
-                            uint8_t *image) {
-    struct hrl_block header;
-    struct hrl_entry entry;
-    struct hrl_fault fault;
-    uint64_t used = 0;
-    CHECK(hrl_decode_block_header(format, block, &header, &fault));
-    for (uint32_t i = 0; i < header.entries; i++) {
-        CHECK(hrl_decode_entry(format, block + 32 + 32 * i, &entry, &fault));
-        CHECK(entry.offset <= size && entry.length <= size - entry.offset);
-        CHECK(entry.crc == hrl_entry_crc(entry.offset, entry.length, entry.operation, data + used));
-        if (entry.operation == HRL_ZERO)
-            memset(image + entry.offset, 0, entry.length);
-        else
-            memcpy(image + entry.offset, data + used, entry.length);
-        used += hrl_data_length(&entry);
-    }
-    return used;
-}
-
-/* Apply a sealed log to `image`. */
-static void replay(uint64_t epoch, uint8_t *image) {
-    char name[64];
-    uint64_t length, blocks = 0;
-    static uint64_t at[1 << 16];
-    struct hrl_header header;
-    struct hrl_log format;
-    struct hrl_fault fault;
-    snprintf(name, sizeof name, "vm.img.%06llu.hrl", (unsigned long long)epoch);
-    uint8_t *log = slurp(name, &length);
-    CHECK(hrl_decode_header(log, &header, &fault) && header.end && header.end <= length);
-    hrl_bind(&format, &header);
-    for (uint64_t here = header.end - HRL_METADATA_SIZE;; here -= br_get64(log + here)) {
-        at[blocks++] = here;
-        if (br_get64(log + here) == 0)
-            break;
-    }
-    uint64_t data = HRL_HEADER_SIZE;
-    while (blocks--) {
-        data += apply_block(&format, log + at[blocks], log + data, image);
-        CHECK(data == at[blocks]);
-        data += HRL_METADATA_SIZE;
-    }
-    CHECK(header.end == data);
-    free(log);
 }
 
 static void *write_at_random(void *number) {
@@ -177,7 +94,7 @@ static void overlapping_writes_land_in_the_same_order_in_image_and_log(void) {
     close_tracker();
     uint8_t *image = slurp("vm.img", &length), *copy = calloc(1, size);
     for (uint64_t epoch = 1; epoch <= epochs; epoch++)
-        replay(epoch, copy);
+        replay(epoch, copy, size);
     CHECK(length == size && memcmp(image, copy, size) == 0);
     free(image);
     free(copy);
@@ -200,7 +117,7 @@ static void a_tracker_that_died_leaves_every_change_in_the_log_and_in_the_dirty_
     for (uint64_t offset = 0; offset < size; offset++)
         CHECK(image[offset] == 0 || marked(bitmap, offset));
     uint8_t *copy = calloc(1, size);
-    replay(1, copy);
+    replay(1, copy, size);
     CHECK(memcmp(image, copy, size) == 0);
     free(copy);
     free(image);
@@ -248,16 +165,13 @@ static void writers_and_resizes_do_not_disturb_each_other(void) {
 }
 
 int main(void) {
-    const char *temporary = getenv("TMPDIR");
-    snprintf(folder, sizeof folder, "%s/tracker.XXXXXX", temporary ? temporary : "/tmp");
-    CHECK(mkdtemp(folder));
+    make_folder("tracker");
     seed = test_seed();
     overlapping_writes_land_in_the_same_order_in_image_and_log();
     a_tracker_that_died_leaves_every_change_in_the_log_and_in_the_dirty_bitmap();
     a_log_over_its_limit_never_fails_a_write();
     writers_and_resizes_do_not_disturb_each_other();
-    clear_folder();
-    CHECK(rmdir(folder) == 0);
+    remove_folder();
     puts("test_tracker: ok");
     return 0;
 }

@@ -21,7 +21,7 @@ from .helpers import MIB, unexplained
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "small"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "none", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=14m", "none", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         pytest.skip("no right to mount a file system")
     yield folder
@@ -29,7 +29,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_on_a_disk_that_logs_would_fill_no_write_fails(small_disk: Path) -> None:
-    """12 MiB for an image of 8 and logs that alone would need 14."""
+    """14 MiB for an image of 8, a tracking file of 2, and logs that alone would need 14."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     rng = random.Random(seed)

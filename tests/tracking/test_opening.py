@@ -17,7 +17,7 @@ from blockreplica import kernels
 from blockreplica.errors import BlockReplicaError, BusyError, TrackingError
 from blockreplica.tracking import ImageSource, TrackedImage, track
 from blockreplica.tracking.names import Names
-from blockreplica.tracking.state import read_state
+from blockreplica.tracking.state import VERSION, read_state
 
 from .helpers import GRANULE, MIB, HookedFiles, beside, die, dirty_granules, make_image
 
@@ -287,7 +287,7 @@ def test_a_newer_tracking_file_is_refused_and_left_alone(image: Path) -> None:
         pass
     path = Names.of(image).tracking
     raw = bytearray(path.read_bytes())
-    struct.pack_into("<I", raw, 8, 3)
+    struct.pack_into("<I", raw, 8, VERSION + 1)
     struct.pack_into("<I", raw, 508, kernels.crc32c(raw[:508]))
     path.write_bytes(raw)
     with pytest.raises(TrackingError, match="version"):

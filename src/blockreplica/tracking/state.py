@@ -12,9 +12,9 @@ from ..errors import TrackingError
 from ..files import File
 from .types import Cut, Identity, LogMode
 
-VERSION = 2
+VERSION = 3
 SIZE = 512
-SLOTS_AT = 188416
+SLOTS_AT = 2285568
 _MAGIC = b"brtrack\0"
 _FIELDS = struct.Struct("<8sII16sQQQ16s16sIII4x5QqQ")
 assert _FIELDS.size == 160
