@@ -83,6 +83,19 @@ def test_rule_15_a_served_point_stays_itself_while_syncs_go_on(world: World) -> 
             assert read(served.uri, world.folder) == world.models["1.2"][0]
 
 
+def test_points_of_every_block_size_are_served_also_while_it_changes(world: World) -> None:
+    with world.vm.replica.serve("1.2") as early:
+        for block_size in (4096, 1 << 20):
+            world.resync(block_size=block_size)
+            foreign_write(world.image, 70_000, os.urandom(60_000))
+            world.sync()
+            assert read(early.uri, world.folder) == world.models["1.2"][0]
+    for point, model in world.models.items():
+        with world.vm.replica.serve(point) as served:
+            assert read(served.uri, world.folder) == model[0]
+            assert "offset" not in served.told()
+
+
 def test_invariant_10_a_served_point_is_not_pruned_and_its_end_lets_it_go(world: World) -> None:
     with world.vm.replica.serve("1.2") as served:
         world.keep_only(1)
