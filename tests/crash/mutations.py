@@ -113,7 +113,7 @@ MUTATIONS = [
     Mutation(
         "a second before-image of a granule",
         UNDO,
-        "        granules, old = granules[fresh], old[fresh]\n",
+        "        granules, old = granules[fresh], picked(old, fresh)\n",
         "",
         cut("resync"),
     ),
