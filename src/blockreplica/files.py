@@ -129,6 +129,13 @@ class File:
         with translated(self.path, "fsync"):
             os.fdatasync(self._fd)
 
+    def forget_cache(self) -> None:
+        """Let later reads come from the disk: fsync, then drop what memory holds of the file. What an earlier fsync, of
+        whomever, failed to bring there reads right in memory until then."""
+        self.sync()
+        with translated(self.path, "dropping it from memory"):
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def next_data(self, offset: int) -> int | None:
         """The next byte at or behind `offset` that is not in a hole, or None."""
         with translated(self.path, f"looking for data from offset {offset}"):
@@ -245,6 +252,14 @@ class Files:
     def exists(self, path: Path) -> bool:
         """Whether there is anything of that name."""
         return path.exists()
+
+    def is_at(self, file: File, path: Path) -> bool:
+        """Whether `path` names that open file: whoever waited for a lock may hold one that was renamed meanwhile."""
+        with translated(path, "looking it up"):
+            try:
+                return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+            except FileNotFoundError:
+                return False
 
     def names(self, folder: Path) -> list[str]:
         """The names in a folder, sorted; an empty list when there is no such folder."""

@@ -189,7 +189,7 @@ class Relationship:
             group = stack.enter_context(closing(kind_of(images).open(images, self.definition.id, self._files)))
             primaries = [stack.enter_context(source.open()) for source in group.sources]
             report = repair(replica, primaries, progress=progress, files=self._files)
-        note_marks(replica, EVERYTHING, report.after)
+        note_marks(replica, EVERYTHING, report.after, anew=True)
         return report
 
     def status(self, *, rate_over_s: float = 0.0) -> Status:

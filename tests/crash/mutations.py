@@ -71,6 +71,9 @@ PRUNED, ERAS, PLAN, CLOCK = (
     ("tests/stores/test_clock.py",),
 )
 
+RECOVER = "recovery/recover.py"
+RECOVERED, REPAIRED = ("tests/crash/test_recover_cut.py",), ("tests/crash/test_repair_cut.py",)
+
 MUTATIONS = [
     Mutation("no fsync of the undo log", UNDO, PUBLISH, "".join([LOG[0], *INDEX]), cut("delta", "resync")),
     Mutation("no fsync of the undo index", UNDO, PUBLISH, PUBLISH.replace(INDEX[1], ""), cut("delta", "resync")),
@@ -272,6 +275,60 @@ MUTATIONS = [
         "if len(content) == extent.length:",
         ("tests/recovery/test_repair.py",),
     ),
+    Mutation(
+        "a repair trusts memory",
+        "recovery/repair.py",
+        "                file.forget_cache()\n",
+        "                pass\n",
+        REPAIRED,
+    ),
+    Mutation("no fsync of repaired blocks", "recovery/repair.py", "            image.sync()\n", "", REPAIRED),
+    Mutation("no fsync of repaired before-images", "recovery/repair.py", "            log.sync()\n", "", REPAIRED),
+    Mutation(
+        "a recovery taken up trusts memory",
+        RECOVER,
+        "        target.forget_cache()\n    elif",
+        "        pass\n    elif",
+        RECOVERED,
+    ),
+    Mutation("a recovery in place trusts memory", RECOVER, "    target.forget_cache()\n    for", "    for", RECOVERED),
+    Mutation("no fsync of a recovered file", RECOVER, "            target.sync()\n", "", RECOVERED),
+    Mutation(
+        "no fsync of an image changed in place",
+        RECOVER,
+        "    target.sync()\n\n\ndef _beside",
+        "\n\ndef _beside",
+        RECOVERED,
+    ),
+    Mutation(
+        "the name before the content",
+        RECOVER,
+        "            target.sync()\n            _put_in_place(partial, to, files)\n",
+        "            _put_in_place(partial, to, files)\n            target.sync()\n",
+        RECOVERED,
+    ),
+    Mutation(
+        "no fsync of a recovered file's folder",
+        RECOVER,
+        "        files.sync_folder(to.parent)\n",
+        "        pass\n",
+        RECOVERED,
+    ),
+    Mutation(
+        "a name that is not durable stays",
+        RECOVER,
+        "            files.rename(to, partial)\n",
+        "            pass\n",
+        RECOVERED,
+    ),
+    Mutation("two recoveries write to one file", RECOVER, " or not files.is_at(target, partial)", "", RECOVERED),
+    Mutation(
+        "what was taken up is not compared",
+        RECOVER,
+        "judge(reader, window, table) != RIGHT)\n    runs",
+        "judge(reader, window, table) > 2)\n    runs",
+        RECOVERED,
+    ),
 ]
 
 
@@ -288,7 +345,7 @@ def caught(mutation: Mutation, folder: Path) -> bool:
     for seed in SEEDS:
         environment = os.environ | {
             "PYTHONPATH": str(folder), "BLOCKREPLICA_SEED": seed, "BLOCKREPLICA_CRASH_STATES": STATES,
-            "PYTHONDONTWRITEBYTECODE": "1",
+            "BLOCKREPLICA_FAULTS": "0", "PYTHONDONTWRITEBYTECODE": "1",
         }  # fmt: skip
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *mutation.tests]
         code = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True).returncode

@@ -16,7 +16,8 @@ import pytest
 
 from blockreplica.errors import BlockReplicaError, StorageError
 from blockreplica.manifest import DiskProgress
-from crash.recording import Op, PowerCut, RecordingFiles, Unsynced
+from crash.power import PowerCut
+from crash.recording import Op, RecordingFiles, Unsynced
 from crash.test_power_cut import SIZE, Scene, redo, scene_of
 from stores.model import changed, commit, new_replica, open_replica, points_equal, put
 

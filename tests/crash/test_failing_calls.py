@@ -12,32 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from blockreplica.errors import BlockReplicaError, NoSpaceError, StorageError
+from blockreplica.errors import BlockReplicaError
 from blockreplica.recovery.verify import verify
-from crash.recording import Op, RecordingFiles
+from crash.failing import NEVER, Failing
 from crash.test_power_cut import Scene, redo, scene_of
 from stores.model import open_replica, points_equal
 
 #: Calls that fail, a movement and way of failing; 0: every call.
 FAULTS = int(os.environ.get("BLOCKREPLICA_FAULTS", "10"))
-GROWING = ("write", "create", "mkdir", "truncate")
-
-
-class Failing(RecordingFiles):
-    """Fails the change at `at`, and with `forever` all behind it, until `well`."""
-
-    def __init__(self, at: int, *, forever: bool, full: bool) -> None:
-        super().__init__()
-        self._at, self._forever, self._full, self.well = at, forever, full, False
-        self.failed = 0
-
-    def note(self, op: Op) -> None:
-        number = len(self.ops)
-        super().note(op)
-        due = number >= self._at if self._forever else number == self._at
-        if due and not self.well and (op.what in GROWING or not self._full):
-            self.failed += 1
-            raise (NoSpaceError if self._full else StorageError)(f"{op.what} {op.path}: change {number} fails")
 
 
 def attempt(scene: Scene, name: str, files: Failing) -> None:
@@ -73,7 +55,7 @@ def test_a_failing_call_costs_no_point_and_the_next_sync_goes_on(
     seed = int(os.environ.get("BLOCKREPLICA_SEED", "21"))
     print("seed", seed)
     scene = scene_of(name, tmp_path / "scene", seed)
-    files = Failing(1 << 30, forever=False, full=False)
+    files = Failing(NEVER)
     attempt(scene, name, files)
     calls = range(len(files.ops))
     chosen = calls if FAULTS == 0 else sorted(random.Random(seed).sample(calls, min(FAULTS, len(calls))))

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from blockreplica import kernels
+from blockreplica.checksums import ENTRY_SIZE, block_count
 from blockreplica.errors import NotFoundError
 from blockreplica.extents import Extent
 from blockreplica.files import FILES, Files
 from blockreplica.manifest import PointDisk, PointRecord, ReplicaDisk, ReplicaRecord, point_id
-from blockreplica.stores import DirectoryStore, Replica, Session
+from blockreplica.stores import DirectoryStore, PointReader, Replica, Session
 from blockreplica.stores.blend import EXTENT
 from blockreplica.stores.point_reader import TRUSTED
 
@@ -94,21 +96,21 @@ def content(replica: Replica, point: PointRecord, disk: int = 0) -> bytes:
 
 def table_is_true(replica: Replica, point: PointRecord, disk: int = 0) -> bool:
     """Whether the point's checksums, where known, are those of its content."""
-    from blockreplica import kernels
+    with replica.reader(point, disk) as reader:
+        data = bytearray(reader.size)
+        reader.pread_into(data, 0)
+        return _true(reader, data)
 
-    data = content(replica, point, disk)
-    if not data:
+
+def _true(reader: PointReader, data: bytearray) -> bool:
+    blocks = block_count(len(data), reader.block_size)
+    table = bytearray(ENTRY_SIZE * blocks)
+    if not blocks:
         return True
-    with replica.reader(point, disk) as reader:
-        block_size = reader.block_size
-    blocks = -(-len(data) // block_size)
-    table = bytearray(16 * blocks)
-    kernels.checksum_buffer(data, block_size, table, seed=replica.record.seed)
-    with replica.reader(point, disk) as reader:
-        entries, known = reader.checksums(0, blocks)
-    return all(
-        entries[16 * at : 16 * at + 16] == table[16 * at : 16 * at + 16] for at in range(blocks) if known[at] == TRUSTED
-    )
+    kernels.checksum_buffer(data, reader.block_size, table, seed=reader.seed)
+    entries, known = reader.checksums(0, blocks)
+    same = np.frombuffer(entries, "V16") == np.frombuffer(table, "V16")
+    return bool(same[known == TRUSTED].all())
 
 
 def points_equal(replica: Replica, models: dict[int, bytes], *, required: Iterable[int]) -> None:
@@ -118,5 +120,8 @@ def points_equal(replica: Replica, models: dict[int, bytes], *, required: Iterab
     if missing:
         raise NotFoundError(f"points {sorted(missing)} are gone")
     for epoch, point in points.items():
-        assert content(replica, point) == models[epoch], f"point {epoch} differs from its model"
-        assert table_is_true(replica, point), f"checksums of point {epoch} are not those of its content"
+        with replica.reader(point, 0) as reader:
+            data = bytearray(reader.size)
+            reader.pread_into(data, 0)
+            assert data == models[epoch], f"point {epoch} differs from its model"
+            assert _true(reader, data), f"checksums of point {epoch} are not those of its content"

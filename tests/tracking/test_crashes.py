@@ -18,7 +18,8 @@ from blockreplica import kernels
 from blockreplica.errors import BlockReplicaError
 from blockreplica.files import Files
 from blockreplica.tracking import Cut, ImageSource, TrackedImage, track
-from crash.recording import PowerCut, RecordingFiles, Unsynced
+from crash.power import PowerCut
+from crash.recording import RecordingFiles, Unsynced
 
 from .helpers import GRANULE, MIB, HookedFiles, make_image, replay, unexplained
 

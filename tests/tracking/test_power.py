@@ -18,7 +18,8 @@ import pytest
 
 from blockreplica import kernels
 from blockreplica.tracking import ImageSource
-from crash.recording import Op, PowerCut, RecordingFiles, Unsynced
+from crash.power import PowerCut
+from crash.recording import Op, RecordingFiles, Unsynced
 
 from .helpers import GRANULE, MIB, HookedFiles, differing_granules, dirty_granules, unexplained
 

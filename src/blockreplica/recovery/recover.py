@@ -4,12 +4,16 @@ It is written beside its place under a name of our own. What an interrupted reco
 block of it that has the point's checksum is right, whoever wrote it, and only the others are written. Two more ways are
 that one: a file system that shares blocks (`FICLONE`) gives the newest content at once, of which the blocks are written
 that the point has otherwise; and an image that is there already is brought to the point in place.
+
+What is compared is what the disk holds, not what memory does: after an fsync that failed the two differ, and no later
+fsync tells. So a file that was there before is dropped from memory first.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +105,7 @@ def _in_place(job: _Job, target: File) -> None:
             raise RefusedError(f"{target.path}: has {target.size()} bytes; the point has {size}")
     else:
         target.truncate(size)
+    target.forget_cache()
     for window in windows(size, WINDOW_BLOCKS * job.reader.block_size):
         _mend_window(job, target, window)
         job.progress.advance(window.length)
@@ -110,7 +115,7 @@ def _in_place(job: _Job, target: File) -> None:
 def _beside(job: _Job, to: Path, part: Extent | None, files: Files) -> None:
     partial = to.with_name(to.name + PARTIAL)
     with files.open(partial, write=True, create=True) as target:
-        if not target.lock():
+        if not target.lock() or not files.is_at(target, partial):
             raise BusyError(f"{partial}: another recovery writes to it; wait for that, or choose another file")
         try:
             if part is not None:
@@ -118,16 +123,32 @@ def _beside(job: _Job, to: Path, part: Extent | None, files: Files) -> None:
             else:
                 _write_whole(job, target)
             target.sync()
-            files.rename(partial, to)
+            _put_in_place(partial, to, files)
         except BlockReplicaError:  # a full disk, too, is not kept full; being interrupted leaves it, to go on
-            files.unlink(partial)
+            with suppress(BlockReplicaError):
+                files.unlink(partial)
             raise
-    files.sync_folder(to.parent)
+
+
+def _put_in_place(partial: Path, to: Path, files: Files) -> None:
+    """Give the file its name, durably; where that can't be, the name goes again, unless it was another file's."""
+    replaced = files.exists(to)
+    files.rename(partial, to)
+    try:
+        files.sync_folder(to.parent)
+    except BlockReplicaError:
+        if not replaced:
+            files.rename(to, partial)
+        raise
 
 
 def _write_whole(job: _Job, target: File) -> None:
     size = job.reader.size
-    begun = target.size() > 0 or (size > 0 and target.clone_from(job.reader.image))
+    begun = target.size() > 0
+    if begun:
+        target.forget_cache()
+    elif size > 0:
+        begun = target.clone_from(job.reader.image)
     target.truncate(size)
     for window in windows(size, WINDOW_BLOCKS * job.reader.block_size):
         if begun:

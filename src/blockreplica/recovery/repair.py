@@ -4,12 +4,15 @@ What a block must be is known by its checksum, so nothing is written that does n
 for byte, in its own place, in `disk.img` or in an undo log. That rewrites no history: whoever reads meanwhile finds the
 damage or what was there before it. Of an undo log the old place is filled again, never another (rule 15). What can't be
 had stays damaged, and its points stay marked.
+
+What it begins with is what the disk holds, not what memory does: a repair whose fsync failed left blocks that read
+right and are not there, and its next try must not call them whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -44,7 +47,10 @@ def repair(
     """
     if replica.incomplete:
         raise RefusedError(f"{replica.layout.folder}: a sync was interrupted; run sync first, then repair")
+    _forget_cache(replica, files)
     report = RepairReport(found=verify(replica, progress=progress, files=files).damage)
+    with suppress(BlockReplicaError):  # where both a record and its copy are bad, verify says so
+        replica.mend_records()
     points = replica.points()
     damaged = {damage.disk for damage in report.found if damage.disk is not None}
     for disk in sorted(damaged):
@@ -53,6 +59,20 @@ def repair(
             report.repaired += [Damage(disk, at.offset, at.length, source, []) for at, source in one.run(places)]
     report.after = verify(replica, progress=progress, files=files)
     return report
+
+
+def _forget_cache(replica: Replica, files: Files) -> None:
+    """Have all that a repair writes to read from the disk; of a file that can't be opened, verify tells."""
+    for disk in replica.record.disks:
+        layout = replica.layout.disk(disk.index)
+        logs = [layout.undo / name for name in files.names(layout.undo) if name.endswith(".hrl")]
+        for path in [layout.image, *logs]:
+            try:
+                file = files.open(path, write=True)
+            except BlockReplicaError:
+                continue
+            with file:
+                file.forget_cache()
 
 
 class _Repair:

@@ -130,8 +130,9 @@ def verify(
     return report
 
 
-def note_marks(replica: Replica, scope: Scope, report: VerifyReport) -> None:
-    """Mark the points that were found damaged, and unmark those that were found whole; what hinders that is noted."""
+def note_marks(replica: Replica, scope: Scope, report: VerifyReport, *, anew: bool = False) -> None:
+    """Mark the points that were found damaged, and unmark those that were found whole; what hinders that is noted.
+    `anew`: also when the marks read so already, which an fsync that failed may have left in memory alone."""
     found: dict[str, str] = {}
     for damage in report.damage:
         for point_id in damage.points:
@@ -141,7 +142,7 @@ def note_marks(replica: Replica, scope: Scope, report: VerifyReport) -> None:
         damaged = {points[point_id]: what for point_id, what in found.items() if point_id in points}
         whole = scope.sample >= 1 and scope.point is None
         held = replica.marks()
-        if _marked(held, damaged, whole=whole) == held:
+        if _marked(held, damaged, whole=whole) == held and not anew:
             return
         with _lock(replica):
             replica.mark(_marked(replica.marks(), damaged, whole=whole))

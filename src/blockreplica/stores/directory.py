@@ -237,8 +237,7 @@ class Replica:
     def session(self) -> Session:
         """A movement towards the next point; the caller holds the lock."""
         self._read_again()
-        if self.record_errors() or self._copy_is_another():
-            self._mend_records()
+        self.mend_records()
         return Session(self.layout, self.record, self.state(), files=self._files, clock=self._clock)
 
     def pending(self) -> PendingRecord | None:
@@ -308,8 +307,10 @@ class Replica:
     def _twins(self) -> tuple[Path, Path]:
         return self.layout.record, copy_of(self.layout.record)
 
-    def _mend_records(self) -> None:
-        """Write records and copies again from those that are whole."""
+    def mend_records(self) -> None:
+        """Write records and copies again from those that are whole, if some are not; the caller holds the lock."""
+        if not self.record_errors() and not self._copy_is_another():
+            return
         mark = self.layout.folder.parent / STORE_MARK
         write_record("store", read_record("store", StoreRecord, mark, self._files), mark, self._files, copy_first=True)
         write_record("replica", self.record, self.layout.record, self._files, copy_first=True)
