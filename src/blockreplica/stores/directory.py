@@ -264,8 +264,7 @@ class Replica:
         """Let checksums be of blocks of another size, from the next point on; the points there are keep theirs. The
         caller holds the lock. RefusedError and DamageError: not now, see `stores.eras`."""
         self._read_again()
-        if self._copy_is_another():
-            self._mend_records()
+        self.mend_records()
         if block_size != self.record.block_size:
             self.record = begin_era(
                 self.layout, self.record, self.newest(), block_size,
