@@ -98,7 +98,8 @@ void br_hot_encode(const struct br_hot *hot, uint32_t sector, uint64_t session, 
     br_put32(out + crc_at, br_crc32c(0, out, crc_at));
 }
 
-static int mark_region(struct br_tracking *tracking, uint32_t slot, uint64_t region) {
+static int tell_region(const struct br_tracking *tracking, uint64_t region,
+                       int (*each)(void *context, uint64_t offset, uint64_t length), void *context) {
     uint64_t covered = tracking->state.covered, most = covered / BR_HOT_REGION;
     if (region > most && region != BR_HOT_WHOLE)
         return 0; /* of an image that was larger */
@@ -106,10 +107,11 @@ static int mark_region(struct br_tracking *tracking, uint32_t slot, uint64_t reg
     uint64_t length = covered - begin;
     if (region != BR_HOT_WHOLE && length > BR_HOT_REGION)
         length = BR_HOT_REGION;
-    return length ? br_tracking_mark(tracking, slot, begin, length) : 0;
+    return length ? each(context, begin, length) : 0;
 }
 
-int br_hot_mark(struct br_tracking *tracking, uint32_t slot) {
+int br_hot_each(struct br_tracking *tracking, int (*each)(void *context, uint64_t offset, uint64_t length),
+                void *context) {
     uint8_t bytes[BR_HOT_SECTOR];
     int error = 0;
     for (uint32_t sector = 0; sector < BR_HOT_SECTORS && !error; sector++) {
@@ -121,9 +123,25 @@ int br_hot_mark(struct br_tracking *tracking, uint32_t slot) {
             return EBADMSG;
         if (br_get64(bytes) != tracking->state.session)
             continue;
-        for (uint32_t i = 0; i < BR_HOT_A_SECTOR && !error; i++)
-            if (br_get64(bytes + regions_at + (size_t)i * 8))
-                error = mark_region(tracking, slot, br_get64(bytes + regions_at + (size_t)i * 8) - 1);
+        for (uint32_t i = 0; i < BR_HOT_A_SECTOR && !error; i++) {
+            uint64_t region = br_get64(bytes + regions_at + (size_t)i * 8);
+            error = region ? tell_region(tracking, region - 1, each, context) : 0;
+        }
     }
     return error;
+}
+
+struct marking {
+    struct br_tracking *tracking;
+    uint32_t slot;
+};
+
+static int mark(void *context, uint64_t offset, uint64_t length) {
+    const struct marking *marking = context;
+    return br_tracking_mark(marking->tracking, marking->slot, offset, length);
+}
+
+int br_hot_mark(struct br_tracking *tracking, uint32_t slot) {
+    struct marking marking = {tracking, slot};
+    return br_hot_each(tracking, mark, &marking);
 }

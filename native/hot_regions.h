@@ -56,7 +56,11 @@ void br_hot_remove(struct br_hot *hot, uint32_t slot);
 void br_hot_touch(struct br_hot *hot, uint32_t slot);
 
 void br_hot_encode(const struct br_hot *hot, uint32_t sector, uint64_t session, uint8_t out[BR_HOT_SECTOR]);
-/* Mark the regions that the file has for the state's session in slot `slot`. EBADMSG: they can't be told. */
+/* Call `each` with the extent of every region that the file has for the state's session, until it returns an
+ * error; a whole image is one extent up to what the slots stand for. EBADMSG: they can't be told. */
+int br_hot_each(struct br_tracking *tracking, int (*each)(void *context, uint64_t offset, uint64_t length),
+                void *context);
+/* Mark those in slot `slot`. */
 int br_hot_mark(struct br_tracking *tracking, uint32_t slot);
 
 #endif

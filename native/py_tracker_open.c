@@ -52,23 +52,24 @@ static int make_folders(PyObject *image, const char *name, PyObject *others, PyO
 
 struct opening {
     PyObject *folder, *name, *files, *boot, *tracking_folder;
+    PyObject *marks; /* bytes, to be let go of */
     struct br_options options;
     struct br_identity identity;
 };
 
 static int take_opening(PyObject *args, PyObject *keywords, struct opening *opening) {
-    static char *names[] = {"folder",      "name",     "files",   "log_limit",
-                            "settle_only", "suspect",  "boot_id", "tracking_folder",
-                            "hot_regions", "identity", "log",     NULL};
+    static char *names[] = {
+        "folder",          "name",        "files",    "log_limit", "settle_only", "suspect", "boot_id",
+        "tracking_folder", "hot_regions", "identity", "log",       "marks",       NULL};
     unsigned long long limit = 0, number[5] = {0};
     unsigned hot = 0;
     int settle_only = 0, suspect = 0;
     const char *mode = NULL;
     *opening = (struct opening){.files = Py_None, .boot = Py_None, .tracking_folder = Py_None};
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|$OKppOOI(KKKKK)z", names, &opening->folder,
-                                     &opening->name, &opening->files, &limit, &settle_only, &suspect,
-                                     &opening->boot, &opening->tracking_folder, &hot, &number[0], &number[1],
-                                     &number[2], &number[3], &number[4], &mode))
+    if (!PyArg_ParseTupleAndKeywords(
+            args, keywords, "OO|$OKppOOI(KKKKK)zO&", names, &opening->folder, &opening->name, &opening->files,
+            &limit, &settle_only, &suspect, &opening->boot, &opening->tracking_folder, &hot, &number[0],
+            &number[1], &number[2], &number[3], &number[4], &mode, PyUnicode_FSConverter, &opening->marks))
         return -1;
     if (opening->boot != Py_None && (!PyBytes_Check(opening->boot) || PyBytes_Size(opening->boot) != 16)) {
         PyErr_SetString(PyExc_ValueError, "boot_id must be 16 bytes");
@@ -81,6 +82,7 @@ static int take_opening(PyObject *args, PyObject *keywords, struct opening *open
         .settle_only = settle_only,
         .suspect = suspect,
         .hot_regions = hot,
+        .marks = opening->marks ? PyBytes_AsString(opening->marks) : NULL,
         .identity = number[0] ? &opening->identity : NULL,
         .boot_id = opening->boot == Py_None ? NULL : (const uint8_t *)PyBytes_AsString(opening->boot),
     };
@@ -120,10 +122,10 @@ static PyObject *open_with(PyTypeObject *type, struct opening *opening, const ch
 
 PyObject *br_tracker_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     struct opening opening;
-    PyObject *name = NULL;
-    if (take_opening(args, keywords, &opening) < 0 || !PyUnicode_FSConverter(opening.name, &name))
-        return NULL;
-    PyObject *self = open_with(type, &opening, PyBytes_AsString(name));
-    Py_DECREF(name);
+    PyObject *name = NULL, *self = NULL;
+    if (take_opening(args, keywords, &opening) == 0 && PyUnicode_FSConverter(opening.name, &name))
+        self = open_with(type, &opening, PyBytes_AsString(name));
+    Py_XDECREF(name);
+    Py_XDECREF(opening.marks);
     return self;
 }

@@ -55,13 +55,8 @@ static int sync_once(struct br_tracker *tracker) {
     uint64_t begun = ++tracker->flushes_begun;
     pthread_mutex_unlock(&tracker->flushing);
     int error = tracker->image->ops->sync(tracker->image);
-    if (error) {
-        pthread_mutex_lock(&tracker->saving);
-        tracker->image_failed = true;
-        if (br_save_state(tracker) != 0)
-            tracker->critical = true;
-        pthread_mutex_unlock(&tracker->saving);
-    }
+    if (error)
+        br_mark_failed(tracker);
     pthread_mutex_lock(&tracker->flushing);
     tracker->flush_runs = false;
     tracker->flushes_done = begun;
@@ -151,7 +146,7 @@ uint64_t br_tracker_size(struct br_tracker *tracker) {
 static enum br_condition condition(const struct br_tracker *tracker, const struct br_epoch *epoch) {
     if (tracker->critical)
         return BR_CRITICAL;
-    if (tracker->image_failed || tracker->all_suspect)
+    if (tracker->image_failed || tracker->doubted || tracker->all_suspect)
         return BR_WHOLE_IMAGE;
     return epoch->log_error && !epoch->unlogged ? BR_BITMAP_ONLY : BR_TRACKING;
 }

@@ -64,8 +64,11 @@ struct br_options {
     /* With settle_only: an fsync of the image failed elsewhere; have the next open take all of it for
      * suspect. */
     bool suspect;
-    uint32_t hot_regions;   /* of 4 MiB, that may differ after a loss of power; 0: 2048; at most 3968 */
-    const uint8_t *boot_id; /* NULL: the kernel's; for tests */
+    uint32_t hot_regions; /* of 4 MiB, that may differ after a loss of power; 0: 2048; at most 3968 */
+    const char
+        *marks; /* a folder on another disk, NULL: none; made if it is needed and missing. Where neither
+                   the tracking file nor its folder take the mark that all of the image is suspect */
+    const uint8_t *boot_id;             /* NULL: the kernel's; for tests */
     const struct br_identity *identity; /* NULL: the image's own; for tests */
     struct br_container container;      /* of zeros: the image is a file itself */
 };
@@ -83,7 +86,7 @@ enum br_condition {
     BR_TRACKING,    /* bitmap and log */
     BR_BITMAP_ONLY, /* the log failed, or grew beyond its limit: till the next cut */
     BR_WHOLE_IMAGE, /* an fsync of the image failed, or the tracking file can't be written: everything is
-                       suspect till the image is opened anew */
+                       suspect till the image is opened anew, and perhaps till the next boot */
     BR_CRITICAL,    /* a crash now would lose changes: the tracking file can't be written */
 };
 

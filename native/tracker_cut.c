@@ -61,8 +61,11 @@ void br_epoch_look(struct br_tracker *tracker) {
 }
 
 int br_save_state(struct br_tracker *tracker) {
-    tracker->tracking.state.suspect = tracker->image_failed || tracker->all_suspect ||
-                                      tracker->epochs[0].bits_lost || tracker->epochs[1].bits_lost;
+    struct br_state *state = &tracker->tracking.state;
+    state->failed = tracker->image_failed || tracker->doubted;
+    state->anywhere = state->failed && (tracker->doubted || tracker->unnamed);
+    state->suspect = tracker->image_failed || tracker->all_suspect || tracker->epochs[0].bits_lost ||
+                     tracker->epochs[1].bits_lost;
     return br_tracking_save(&tracker->tracking);
 }
 

@@ -15,45 +15,6 @@
 #include <stdlib.h>
 
 enum { ahead = 15 }; /* regions */
-static const char mark_suffix[] = ".whole";
-
-void br_mark_whole(struct br_tracker *tracker) {
-    char name[BR_NAME];
-    struct br_folder *folder = tracker->folder;
-    struct br_file *file = NULL;
-    pthread_mutex_lock(&tracker->saving);
-    tracker->all_suspect = true;
-    int error = br_save_state(tracker);
-    if (error) {
-        br_name(tracker, mark_suffix, name);
-        error = folder->ops->open(folder, name, BR_OPEN_WRITE | BR_OPEN_CREATE, &file);
-        if (!error)
-            error = file->ops->sync(file);
-        br_file_close(&file);
-        if (!error)
-            error = folder->ops->sync(folder);
-    }
-    if (error)
-        tracker->critical = true;
-    pthread_mutex_unlock(&tracker->saving);
-}
-
-bool br_marked_whole(struct br_tracker *tracker) {
-    char name[BR_NAME];
-    struct br_file *file;
-    br_name(tracker, mark_suffix, name);
-    if (tracker->folder->ops->open(tracker->folder, name, 0, &file) != 0)
-        return false;
-    br_file_close(&file);
-    return true;
-}
-
-int br_unmark_whole(struct br_tracker *tracker) {
-    char name[BR_NAME];
-    br_name(tracker, mark_suffix, name);
-    int error = tracker->folder->ops->unlink(tracker->folder, name);
-    return error ? error : tracker->folder->ops->sync(tracker->folder);
-}
 
 struct regions {
     uint64_t first, count;
@@ -126,13 +87,12 @@ static void make_room(struct br_tracker *tracker, uint64_t wanted) {
     tracker->hot_evicting = true;
     tracker->hot_syncs += 2;
     pthread_mutex_unlock(&tracker->mutex);
-    int failed = br_tracker_flush(tracker);
-    int error = failed ? 0 : file->ops->sync(file);
-    if (error)
-        br_mark_whole(tracker);
+    bool failed = br_tracker_flush(tracker) != 0 || file->ops->sync(file) != 0;
+    if (failed)
+        br_mark_whole(tracker); /* what is written from now on gets no region of its own */
     pthread_mutex_lock(&tracker->mutex);
     tracker->hot_evicting = false;
-    if (failed || error)
+    if (failed)
         tracker->hot_off = true;
     else
         remove_leaving(&tracker->hot);

@@ -93,7 +93,10 @@ static int record_closed(struct br_tracker *tracker, const struct br_identity *j
 }
 
 /* Settle without tracking: the image's sync stands before the record of its identity. */
-static int settle(struct br_tracker *tracker, bool suspect, const struct br_identity *now) {
+static int settle(struct br_tracker *tracker, bool suspect, const struct br_identity *now,
+                  const uint8_t boot[16]) {
+    memcpy(tracker->tracking.state.boot, boot, 16);
+    tracker->unnamed = true;
     tracker->image_failed |= suspect;
     if (tracker->image_failed)
         return br_save_state(tracker);
@@ -113,7 +116,7 @@ static int clear_slots(struct br_tracker *tracker) {
 static void sync_what_was_found(struct br_tracker *tracker) {
     if (tracker->found == BR_FOUND_CLOSED || tracker->image->ops->sync(tracker->image) == 0)
         return;
-    tracker->image_failed = true;
+    tracker->image_failed = tracker->unnamed = true;
     if (tracker->found == BR_FOUND_DIED || tracker->found == BR_FOUND_POWER)
         tracker->found = BR_FOUND_SUSPECT;
 }
@@ -146,6 +149,8 @@ static int take_over(struct br_tracker *tracker, enum br_loaded loaded, const st
         tracker->found = br_judge(tracking, &now, provable, boot);
     if (loaded == BR_LOADED && br_marked_whole(tracker))
         tracker->found = BR_FOUND_SUSPECT;
+    if (loaded == BR_LOADED)
+        br_settle_failed(tracker, boot, !options->settle_only);
     sync_what_was_found(tracker);
     if (tracker->found == BR_FOUND_DIED || tracker->found == BR_FOUND_SUSPECT ||
         tracker->found == BR_FOUND_POWER)
@@ -156,8 +161,8 @@ static int take_over(struct br_tracker *tracker, enum br_loaded loaded, const st
         error = br_tracking_cover(tracking, tracker->size);
     tracking->state.covered = tracker->size;
     if (!error)
-        error =
-            options->settle_only ? settle(tracker, options->suspect, &now) : record_open(tracker, &now, boot);
+        error = options->settle_only ? settle(tracker, options->suspect, &now, boot)
+                                     : record_open(tracker, &now, boot);
     if (!error && br_marked_whole(tracker))
         error = br_unmark_whole(tracker);
     return error ? error : clear_slots(tracker);
@@ -261,6 +266,7 @@ int br_tracker_open(struct br_folder *folder, const char *name, const struct br_
     snprintf(tracker->name, sizeof tracker->name, "%s", name);
     tracker->log_limit = options->log_limit;
     tracker->container = options->container;
+    tracker->marks = options->marks ? strdup(options->marks) : NULL;
     tracker->hot_made = 1;
     int error = br_hot_init(&tracker->hot, options->hot_regions);
     br_ranges_init(&tracker->ranges);
@@ -334,6 +340,7 @@ void br_tracker_drop(struct br_tracker *tracker) {
     br_file_close(&tracker->image);
     br_file_close(&tracker->container.file);
     br_folder_close(&tracker->folder);
+    free(tracker->marks);
     br_hot_free(&tracker->hot);
     pthread_cond_destroy(&tracker->hot_changed);
     pthread_cond_destroy(&tracker->flushed);

@@ -74,6 +74,8 @@ struct br_tracker {
     int64_t stamped_ns, seen_ns; /* under mutex: the last stamp, the last look at the clock */
     uint64_t writes;
     _Atomic bool image_failed; /* fsync of the image failed once */
+    _Atomic bool doubted;      /* so it did before the opening, in this boot: see tracker_again.c */
+    _Atomic bool unnamed;      /* the hot regions do not name all that a failed fsync may have lost */
     _Atomic bool all_suspect;  /* the tracking file could not be written: see br_mark_whole */
     _Atomic bool critical;
     _Atomic bool logging;     /* the latest write's epoch had a log: the next one's CRC will be needed */
@@ -82,6 +84,7 @@ struct br_tracker {
     uint64_t found_dirty;
     bool identity_given;
     struct br_container container;
+    char *marks; /* a folder, or NULL */
 };
 
 static inline struct br_epoch *br_other(struct br_tracker *tracker) {
@@ -153,11 +156,22 @@ int br_end_interrupted(struct br_tracker *tracker, const struct br_identity *now
 void br_hot_enter(struct br_tracker *tracker, uint64_t offset, uint64_t length);
 /* Under mutex: the change that entered is done. */
 void br_hot_leave(struct br_tracker *tracker, uint64_t offset, uint64_t length);
-/* Make durable, in the tracking file or beside the image, that all of it is suspect; critical if neither. */
+
+/* tracker_mark.c */
+/* Make durable, in the tracking file, beside the image or in the folder for marks, that all of the image is
+ * suspect, because its hot regions can't be made durable; critical if nowhere. */
 void br_mark_whole(struct br_tracker *tracker);
-/* Whether there is such a mark beside the image; remove it. */
+/* The same, because an fsync of it failed. */
+void br_mark_failed(struct br_tracker *tracker);
+/* Whether there is such a mark but that of the tracking file; remove it. */
 bool br_marked_whole(struct br_tracker *tracker);
 int br_unmark_whole(struct br_tracker *tracker);
+
+/* tracker_again.c */
+/* Under the image's lock, as the state was loaded: if an fsync of the image failed in this boot, write again
+ * what may be lacking, which the next fsync then tells of; or doubt the image. What was in doubt and is not
+ * any more is found suspect. */
+void br_settle_failed(struct br_tracker *tracker, const uint8_t boot[16], bool may_write);
 
 /* tracker_recover.c */
 /* Finish the log of an epoch whose tracker died, which `head` found in slot `slot`, seal it and give it the

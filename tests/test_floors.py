@@ -22,7 +22,7 @@ FLOORS = [
     ["ahead", "units", "extents", "progress"],
     ["_native", "_reference"],
     ["kernels"],
-    ["files", "nbdkit"],
+    ["files", "nbdkit", "places"],
     ["bitmap", "checksums", "manifest", "hrl"],
     ["images", "stores", "transport"],
     ["tracking"],

@@ -1,7 +1,7 @@
 /* The nbdkit plugin: an NBD front of the tracker.
  *
  *     nbdkit -f -U vm.sock _nbdkit.so image=/path/vm.img [tracking-dir=DIR] [log-limit=BYTES] [log=always]
- *            [outlive=true] [remove=PATH ...] [container=/path/vm.qcow2 served-by=PID]
+ *            [marks=DIR] [outlive=true] [remove=PATH ...] [container=/path/vm.qcow2 served-by=PID]
  *
  * `container`: the image is what our child PID shows of that file; it ends behind the tracker (daemon.c).
  *
@@ -37,7 +37,7 @@
 enum { most_removed = 8, tries = 10, zero_step = 1 << 20 };
 static const struct timespec pause_between_tries = {.tv_nsec = 30000000};
 
-static char *image, *container, *tracking_dir, *removed[most_removed];
+static char *image, *container, *tracking_dir, *marks, *removed[most_removed];
 static size_t removed_count;
 static struct br_options options;
 static int served_by;
@@ -68,6 +68,8 @@ static int plugin_config(const char *key, const char *value) {
         return nbdkit_parse_int(key, value, &served_by);
     if (strcmp(key, "tracking-dir") == 0)
         return take_path(&tracking_dir, value);
+    if (strcmp(key, "marks") == 0)
+        return take_path(&marks, value);
     if (strcmp(key, "log") == 0)
         return take_log_mode(value);
     if (strcmp(key, "log-limit") == 0) {
@@ -161,6 +163,7 @@ static int plugin_after_fork(void) {
     strcpy(room, image);
     const char *folder = split_path(room, &name);
     int error = 0;
+    options.marks = marks;
     if (container) {
         options.container.release = br_daemon_end;
         error = br_daemon_watch(served_by);
@@ -216,6 +219,7 @@ static void plugin_unload(void) {
     free(image);
     free(container);
     free(tracking_dir);
+    free(marks);
 }
 
 static void *plugin_open(int readonly) {

@@ -14,8 +14,9 @@ import pytest
 
 import blockreplica as br
 from blockreplica.errors import NotFoundError, RefusedError, StateError, UsageError
+from blockreplica.places import state_folder
 from blockreplica.protection import Definition
-from blockreplica.service.catalog import Catalog, state_folder
+from blockreplica.service.catalog import Catalog
 
 
 def definition(name: str = "vm", **more: object) -> Definition:

@@ -212,8 +212,10 @@ def test_bits_that_can_not_stand_in_the_file_make_a_crash_suspect_but_not_a_cut(
 
 
 def test_when_neither_tracking_file_nor_mark_can_be_written_the_write_goes_on_and_the_state_is_critical(
-    image: Path,
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("BLOCKREPLICA_STATE", str(tmp_path / "no" / "such"))
+
     def broken(what: str, name: str, *_: object) -> None:
         if what in ("pwrite", "create") and name in ("vm.img.tracking", "vm.img.whole"):
             raise OSError(errno.EIO, "broken")
@@ -240,3 +242,54 @@ def test_a_growth_that_the_tracking_file_can_not_follow_leaves_the_tracker_as_it
         last = tracked.cut()
     records = ImageSource.open(image).records(0, last.epoch)
     assert dirty_granules(records, MIB) >= differing_granules(before, image.read_bytes()[:MIB])
+
+
+def refusing(*names: str) -> Any:
+    """A disk on which none of these files can be written any more."""
+
+    def broken(what: str, name: str, *_: object) -> None:
+        if what in ("pwrite", "create") and name in names:
+            raise OSError(errno.EROFS, "read-only")
+
+    return broken
+
+
+@pytest.fixture
+def marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the host keeps marks; nothing is there yet, not even the folder."""
+    state = tmp_path / "state"
+    state.mkdir()
+    monkeypatch.setenv("BLOCKREPLICA_STATE", str(state))
+    return state / "suspect"
+
+
+def test_rule_3_a_mark_that_finds_no_place_beside_the_image_is_made_in_the_state_folder(
+    image: Path, marks: Path
+) -> None:
+    files = HookedFiles()
+    tracked = track(image, files=files)
+    files.hook = refusing("vm.img.tracking", "vm.img.whole")
+    tracked.pwrite(b"a" * 4096, 0)
+    assert tracked.status().state == "whole image"
+    [mark] = marks.iterdir()
+    files.hook = lambda *_: None
+    die(tracked)
+    other = image.with_name("other.img")
+    make_image(other, MIB, seed=2)
+    track(other).close()
+    assert mark.exists(), "that of another image"
+    with track(image) as again:
+        assert again.status().found == "suspect"
+    assert not mark.exists()
+    [record] = ImageSource.open(image).records(0, 1)
+    assert (record.log, record.dirty) == (None, None)
+
+
+def test_rule_3_only_where_no_place_takes_the_mark_the_state_is_critical(image: Path, marks: Path) -> None:
+    marks.write_bytes(b"no folder")
+    files = HookedFiles()
+    with track(image, files=files) as tracked:
+        files.hook = refusing("vm.img.tracking", "vm.img.whole")
+        tracked.pwrite(b"a" * 4096, 0)
+        assert tracked.status().state == "critical"
+        files.hook = lambda *_: None

@@ -37,6 +37,7 @@ class DiskView:
     damage: str = ""
     log_bytes: int = 0
     was_changed: bool = False
+    doubted: bool = False  # an fsync of it failed, and it could not be written again
     transit: bool = False  # logs are kept only while a sync is under way
 
 
@@ -63,6 +64,8 @@ def decide(view: DiskView) -> Decision:
         return Decision(Need.WHOLE, f"the tracking of {view.name} tells another history than the last point")
     if not follows(cursor, view.records, cut):
         return Decision(Need.WHOLE, f"the tracking of {view.name} tells another history than the last point")
+    if view.doubted:
+        return Decision(Need.WHOLE, f"an fsync of {view.name} failed: what it reads as may not be on its disk")
     for record in view.records:
         if record.log is None and record.dirty is None:
             missing = f"has no record of epoch {record.epoch}"

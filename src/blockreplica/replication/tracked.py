@@ -109,7 +109,7 @@ class LoggedChanges:
         return DiskView(
             name=disk.name, size=cut.size, cut=cut, cursor=begin, records=records, damage=damage,
             log_bytes=log_bytes, was_changed=disk.base.state in ("changed", "unclean"),
-            transit=disk.base.log_mode() == "transit",
+            doubted=disk.base.doubted(), transit=disk.base.log_mode() == "transit",
         )  # fmt: skip
 
     def _records(self) -> list[EpochRecord]:

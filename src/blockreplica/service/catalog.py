@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import Any
 from uuid import UUID
 
 from ..errors import NotFoundError, RefusedError, StateError, translated
+from ..places import state_folder
 from ..protection import Definition
 from ..recovery.retention import Policy
 from ..replication import HookSettings
@@ -32,14 +32,6 @@ CREATE TABLE IF NOT EXISTS relationship (
 _SINCE_2 = "ALTER TABLE relationship ADD COLUMN policy TEXT"
 #: What came later stands in one JSON object, so that the next setting needs no other schema.
 _SINCE_3 = "ALTER TABLE relationship ADD COLUMN settings TEXT NOT NULL DEFAULT '{}'"
-
-
-def state_folder() -> Path:
-    """$BLOCKREPLICA_STATE, else blockreplica in $XDG_STATE_HOME, else ~/.local/state/blockreplica."""
-    own = os.environ.get("BLOCKREPLICA_STATE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "blockreplica"
 
 
 class Catalog:

@@ -20,6 +20,7 @@ from ..images import becoming
 from ..images.formats import describe, tidy
 from ..images.names import RAW, checked_format
 from ..nbdkit import PathLike, Place, Server, outliving, place_of, require_nbdkit, start
+from ..places import marks_folder
 from .control import Control, GoneError
 from .known_format import known_format
 from .names import Names
@@ -105,7 +106,7 @@ def export(
     pid_path = Path(os.path.abspath(pid_file)) if pid_file is not None else None
     command = [program, "-f", f"--threads={_threads(threads)}", *place.arguments()]
     command += [*(["-r"] if read_only else []), str(PLUGIN)]
-    command += [f"log-limit={log_limit or 0}", *([f"log={log}"] if log is not None else [])]
+    command += [f"log-limit={log_limit or 0}", f"marks={marks_folder()}", *([f"log={log}"] if log is not None else [])]
     command += outliving(detach=detach)
     command += [f"remove={leftover}" for leftover in (place.socket, pid_path) if leftover is not None]
     kind = Export if fmt == RAW else ServedExport

@@ -34,6 +34,7 @@ _WARNINGS = {
     "suspect": "may have been changed while nothing tracked it; the next sync compares all of it",
     "damaged": "its tracking file was damaged; tracking begins anew, and the next sync compares all of it",
 }
+_DOUBT = "an fsync of it failed; what it reads as may not be on its disk, so until the next boot each sync compares it"
 
 
 class TrackedImage:
@@ -61,6 +62,8 @@ class TrackedImage:
         if status.found in _WARNINGS:
             dirty = format_size(status.found_dirty_bytes)
             self.warnings.append(f"{self.path}: {_WARNINGS[status.found].format(dirty=dirty)}")
+        if status.state == "whole image":
+            self.warnings.append(f"{self.path}: {_DOUBT}")
         try:
             self._tracker.listen(self._names.folder, self.path.name)
         except kernels.TrackerFailure as failure:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .. import kernels
 from ..errors import BlockReplicaError, BusyError, TrackingError, from_os_error
 from ..files import Files
+from ..places import marks_folder
 from .names import Names
 from .types import LogMode
 
@@ -39,6 +40,7 @@ def open_tracker(
             settle_only=settle_only,
             suspect=suspect,
             log=log,
+            marks=marks_folder(),
             tracking_folder=names.folder if names.apart else None,
         )
     except kernels.TrackerFailure as failure:

@@ -168,6 +168,12 @@ class ImageSource:
             state = read_state(file, self.names.tracking)
         return [self._record(epoch, state) for epoch in range(after + 1, upto + 1)]
 
+    def doubted(self) -> bool:
+        """Whether an fsync of it failed, so that it may come to read otherwise than it does, by itself."""
+        with self._files.open(self.names.tracking) as file:
+            state = read_state(file, self.names.tracking)
+        return state is not None and state.failed
+
     def sync_image(self) -> None:
         """Make what was written to the image durable. When it fails, nothing written to it may be let go."""
         control = Control.connect(self.names, self._files)
@@ -260,7 +266,7 @@ class ImageSource:
         state = read_state(file, self.names.tracking)
         if state is None or state.contained != self.contained:
             return "changed", None
-        if not state.clean:
+        if not state.clean or state.failed:  # which the next boot settles
             return "unclean", state
         with self._files.open(self.path) as image:
             same = Identity.of(image.fileno()) == state.identity

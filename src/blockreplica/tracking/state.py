@@ -23,7 +23,8 @@ assert _FIELDS.size == 160
 @dataclass(frozen=True, slots=True)
 class TrackingState:
     """The state record. `epoch` is the one being written, or to be written next; `identity` holds when `clean`;
-    it is that of the container where the image is what a daemon shows of one (`contained`)."""
+    it is that of the container where the image is what a daemon shows of one (`contained`). `failed`: an fsync of the
+    image failed in the boot in which it was opened, and what it reads as may not be on its disk."""
 
     tracking_id: UUID
     epoch: int
@@ -34,6 +35,7 @@ class TrackingState:
     identity: Identity
     log: LogMode
     contained: bool = False
+    failed: bool = False
 
     def cut(self, time: float) -> Cut:
         """The last cut, as one made at `time`."""
@@ -58,7 +60,7 @@ def read_state(file: File, path: Path) -> TrackingState | None:
     identity = Identity(inode, image_size, mtime, ctime, generation)
     return TrackingState(
         UUID(bytes_le=tracking_id), epoch, size, UUID(bytes_le=chain), pid, flags & 3 == 1, identity,
-        "transit" if flags & 4 else "always", bool(flags & 8),
+        "transit" if flags & 4 else "always", bool(flags & 8), bool(flags & 16),
     )  # fmt: skip
 
 

@@ -1,0 +1,19 @@
+"""Where this host keeps what belongs to none of its images: the catalog, and marks of trackers whose disk is broken."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def state_folder() -> Path:
+    """$BLOCKREPLICA_STATE, else blockreplica in $XDG_STATE_HOME, else ~/.local/state/blockreplica."""
+    own = os.environ.get("BLOCKREPLICA_STATE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "blockreplica"
+
+
+def marks_folder() -> Path:
+    """Where a tracker says that its image is suspect, when its own folder takes no file any more."""
+    return state_folder() / "suspect"
