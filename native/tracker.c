@@ -56,7 +56,7 @@ static int sync_once(struct br_tracker *tracker) {
     pthread_mutex_unlock(&tracker->flushing);
     int error = tracker->image->ops->sync(tracker->image);
     if (error)
-        br_mark_failed(tracker);
+        br_mark_failed(tracker, error);
     pthread_mutex_lock(&tracker->flushing);
     tracker->flush_runs = false;
     tracker->flushes_done = begun;

@@ -62,7 +62,7 @@ void br_epoch_look(struct br_tracker *tracker) {
 
 int br_save_state(struct br_tracker *tracker) {
     struct br_state *state = &tracker->tracking.state;
-    state->failed = tracker->image_failed || tracker->doubted;
+    state->failed = (tracker->image_failed && !tracker->gone) || tracker->doubted;
     state->anywhere = state->failed && (tracker->doubted || tracker->unnamed);
     state->suspect = tracker->image_failed || tracker->all_suspect || tracker->epochs[0].bits_lost ||
                      tracker->epochs[1].bits_lost;

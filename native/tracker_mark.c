@@ -5,6 +5,7 @@
  */
 #include "tracker_parts.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <sys/stat.h>
 
@@ -64,8 +65,14 @@ void br_mark_whole(struct br_tracker *tracker) {
     pthread_mutex_unlock(&tracker->saving);
 }
 
-void br_mark_failed(struct br_tracker *tracker) {
+/* A file of a FUSE file system whose process has ended. */
+static bool is_gone(const struct br_tracker *tracker, int error) {
+    return tracker->container.file && (error == ENOTCONN || error == ECONNABORTED);
+}
+
+void br_mark_failed(struct br_tracker *tracker, int error) {
     pthread_mutex_lock(&tracker->saving);
+    tracker->gone = is_gone(tracker, error);
     tracker->image_failed = true;
     make_known(tracker);
     pthread_mutex_unlock(&tracker->saving);

@@ -313,6 +313,8 @@ static int release(struct br_tracker *tracker) {
     br_file_close(&tracker->image);
     int error = tracker->container.release ? tracker->container.release(tracker->container.context) : 0;
     int synced = file->ops->sync(file);
+    if (synced)
+        br_mark_failed(tracker, synced);
     return error ? error : synced;
 }
 

@@ -74,6 +74,7 @@ struct br_tracker {
     int64_t stamped_ns, seen_ns; /* under mutex: the last stamp, the last look at the clock */
     uint64_t writes;
     _Atomic bool image_failed; /* fsync of the image failed once */
+    _Atomic bool gone;         /* because the process that shows it is gone, and not its disk's */
     _Atomic bool doubted;      /* so it did before the opening, in this boot: see tracker_again.c */
     _Atomic bool unnamed;      /* the hot regions do not name all that a failed fsync may have lost */
     _Atomic bool all_suspect;  /* the tracking file could not be written: see br_mark_whole */
@@ -161,8 +162,8 @@ void br_hot_leave(struct br_tracker *tracker, uint64_t offset, uint64_t length);
 /* Make durable, in the tracking file, beside the image or in the folder for marks, that all of the image is
  * suspect, because its hot regions can't be made durable; critical if nowhere. */
 void br_mark_whole(struct br_tracker *tracker);
-/* The same, because an fsync of it failed. */
-void br_mark_failed(struct br_tracker *tracker);
+/* The same, because an fsync of it failed with `error`. */
+void br_mark_failed(struct br_tracker *tracker, int error);
 /* Whether there is such a mark but that of the tracking file; remove it. */
 bool br_marked_whole(struct br_tracker *tracker);
 int br_unmark_whole(struct br_tracker *tracker);

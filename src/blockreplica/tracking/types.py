@@ -62,8 +62,8 @@ class EpochRecord:
 class TrackingStatus:
     """How a tracker is. `state` is "tracking", "bitmap only" (the log failed, until the next cut), "whole image"
     (an fsync of the image failed, until it is opened anew or until the next boot) or "critical" (a crash now would lose
-    changes). Bytes, but for `writes`, which counts those since the tracker was opened. `last_cut` is seconds since 1970, `found`
-    what the tracker's opening found: "nothing", "closed", "died", "power", "suspect" or "damaged", and
+    changes). Bytes, but for `writes`, which counts those since the tracker was opened. `last_cut` is in seconds since
+    1970, `found` what the tracker's opening found: "nothing", "closed", "died", "power", "suspect" or "damaged", and
     `found_dirty_bytes` what it ended an epoch with. `hot` regions of 4 MiB would be compared after a loss of power; for
     `activations` of such regions `hot_syncs` fsyncs were made.
     """
