@@ -6,7 +6,7 @@
  * The seed of the checksums is kept from guests, so it is read from a descriptor (nbdkit's password syntax)
  * and stands in no process list. Whoever starts nbdkit holds the lease on the point and lets nbdkit inherit
  * it: it lasts as long as the process. There is no Python in here, and nothing is ever written into the
- * replica; nbdkit's cow filter makes the disk writable.
+ * replica; nbdkit's cow filter makes the disk writable, or a pivot (pivoted.h), which copies it on the way.
  */
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
@@ -25,6 +25,7 @@
 
 #include "../nbdkit/hangup.h"
 #include "../overlay.h"
+#include "pivoted.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 
@@ -79,12 +80,15 @@ static int plugin_config(const char *key, const char *value) {
     }
     if (strcmp(key, "remove") == 0 && removed_count < most_removed)
         return take_path(&removed[removed_count++], value);
+    int pivoted = br_pivoted_config(key, value);
+    if (pivoted)
+        return pivoted > 0 ? 0 : -1;
     nbdkit_error("unknown parameter %s", key);
     return -1;
 }
 
 static int plugin_config_complete(void) {
-    if (folder && point.block_size && point.epoch)
+    if ((folder && point.block_size && point.epoch) || (!folder && br_pivoted_wanted()))
         return 0;
     nbdkit_error("folder, epoch or block-size is missing");
     return -1;
@@ -123,26 +127,42 @@ static int end_in_time(void) {
     return 0;
 }
 
-static int plugin_after_fork(void) {
-    if (outlive) /* nbdkit in the foreground wants to end with its parent, even when it is not told so */
-        prctl(PR_SET_PDEATHSIG, 0);
+static int open_point(void) {
     point.folder = folder;
     point.tell = tell;
     point.most_open = descriptors();
     int error = br_overlay_open(&point, &overlay);
     if (!error)
-        error = br_hangup_start();
+        return 0;
+    errno = error;
+    nbdkit_error("%s: opening the point: %m [errno %d]", folder, error);
+    return -1;
+}
+
+static int plugin_after_fork(void) {
+    if (outlive) /* nbdkit in the foreground wants to end with its parent, even when it is not told so */
+        prctl(PR_SET_PDEATHSIG, 0);
+    if (folder && open_point() != 0)
+        return -1;
+    if (br_pivoted_wanted()) {
+        struct br_overlay *taken = overlay;
+        overlay = NULL;
+        if (br_pivoted_begin(&point, taken) != 0)
+            return -1;
+    }
+    int error = br_hangup_start();
     if (!error)
         error = end_in_time();
     if (!error)
         return 0;
     errno = error;
-    nbdkit_error("%s: opening the point: %m", folder);
+    nbdkit_error("listening for signals: %m");
     return -1;
 }
 
 static void close_overlay(void) {
     br_hangup_stop();
+    br_pivoted_end();
     if (overlay)
         br_overlay_close(overlay);
     overlay = NULL;
@@ -177,6 +197,16 @@ static int no(void *handle) {
     return 0;
 }
 
+/* What clients may do to a pivot; of a mere point nothing. */
+static int changes(void *handle) {
+    (void)handle;
+    return br_pivoted() != NULL;
+}
+
+static int plugin_can_fua(void *handle) {
+    return changes(handle) ? NBDKIT_FUA_NATIVE : NBDKIT_FUA_NONE;
+}
+
 static int plugin_can_cache(void *handle) {
     (void)handle;
     return NBDKIT_CACHE_EMULATE;
@@ -185,13 +215,15 @@ static int plugin_can_cache(void *handle) {
 static int plugin_block_size(void *handle, uint32_t *minimum, uint32_t *preferred, uint32_t *maximum) {
     (void)handle;
     *minimum = 1;
-    *preferred = point.block_size;
+    *preferred = point.block_size && !br_pivoted() ? point.block_size : 4096;
     *maximum = UINT32_MAX;
     return 0;
 }
 
 static const char *plugin_export_description(void *handle) {
     (void)handle;
+    if (!folder)
+        return "blockreplica: an image that was a point";
     return nbdkit_printf_intern("blockreplica: %s, epoch %" PRIu64, folder, point.epoch);
 }
 
@@ -205,7 +237,44 @@ static int finish(int error) {
 static int plugin_pread(void *handle, void *data, uint32_t count, uint64_t offset, uint32_t flags) {
     (void)handle;
     (void)flags;
+    if (br_pivoted())
+        return finish(br_pivot_pread(br_pivoted(), data, count, offset));
     return finish(br_overlay_pread(overlay, data, count, offset));
+}
+
+/* `error` of a change, or of the flush that makes it durable. */
+static int finish_change(int error, uint32_t flags) {
+    if (!error && flags & NBDKIT_FLAG_FUA)
+        error = br_pivot_flush(br_pivoted());
+    return finish(error);
+}
+
+static int plugin_pwrite(void *handle, const void *data, uint32_t count, uint64_t offset, uint32_t flags) {
+    (void)handle;
+    return finish_change(br_pivot_pwrite(br_pivoted(), data, count, offset), flags);
+}
+
+static int plugin_flush(void *handle, uint32_t flags) {
+    (void)handle;
+    (void)flags;
+    return finish(br_pivot_flush(br_pivoted()));
+}
+
+static int plugin_trim(void *handle, uint32_t count, uint64_t offset, uint32_t flags) {
+    (void)handle;
+    return finish_change(br_pivot_discard(br_pivoted(), offset, count), flags);
+}
+
+static int plugin_zero(void *handle, uint32_t count, uint64_t offset, uint32_t flags) {
+    (void)handle;
+    bool keep = !(flags & NBDKIT_FLAG_MAY_TRIM);
+    return finish_change(br_pivot_zero(br_pivoted(), offset, count, keep), flags);
+}
+
+static int extent_at(uint64_t offset, uint64_t length, bool *hole, uint64_t *run) {
+    if (br_pivoted())
+        return br_pivot_extent(br_pivoted(), offset, length, hole, run);
+    return br_overlay_extent(overlay, offset, length, hole, run);
 }
 
 static int plugin_extents(void *handle, uint32_t count, uint64_t offset, uint32_t flags,
@@ -213,7 +282,7 @@ static int plugin_extents(void *handle, uint32_t count, uint64_t offset, uint32_
     (void)handle;
     bool hole;
     for (uint64_t at = offset, end = offset + count, run; at < end; at += run) {
-        int error = br_overlay_extent(overlay, at, end - at, &hole, &run);
+        int error = extent_at(at, end - at, &hole, &run);
         if (error)
             return at == offset ? finish(error) : 0;
         uint32_t type = hole ? NBDKIT_EXTENT_HOLE | NBDKIT_EXTENT_ZERO : 0;
@@ -241,12 +310,22 @@ static struct nbdkit_plugin plugin = {
                    "era=N              of the point: which checksum table\n"
                    "seed=-FD           the checksums' seed, read from a descriptor\n"
                    "ttl=SECONDS        end then\n"
+                   "pivot=PATH         write there, and copy the point there; with\n"
+                   "pivot-relationship=HEX, pivot-point=ID, pivot-disk=N: which it is,\n"
+                   "pivot-rate=BYTES   a second, of copying\n"
+                   "pivot-lease=FD     close this when the point is needed no more\n"
                    "outlive=BOOL       do not end with the parent process\n"
                    "remove=PATH        remove this file at the end",
     .after_fork = plugin_after_fork,
     .cleanup = close_overlay,
     .open = plugin_open,
     .get_size = plugin_get_size,
+    .can_write = changes,
+    .can_flush = changes,
+    .can_trim = changes,
+    .can_zero = changes,
+    .can_fast_zero = no,
+    .can_fua = plugin_can_fua,
     .can_multi_conn = yes,
     .can_cache = plugin_can_cache,
     .can_extents = yes,
@@ -254,6 +333,10 @@ static struct nbdkit_plugin plugin = {
     .block_size = plugin_block_size,
     .export_description = plugin_export_description,
     .pread = plugin_pread,
+    .pwrite = plugin_pwrite,
+    .flush = plugin_flush,
+    .trim = plugin_trim,
+    .zero = plugin_zero,
     .extents = plugin_extents,
 };
 
