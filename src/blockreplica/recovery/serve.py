@@ -3,7 +3,7 @@
 nbdkit serves, through the plugin beside this package (`native/nbdpoint/plugin.c`): every block is proved by the
 point's checksums before it leaves. The point's lease goes to nbdkit and lasts as long as its process, so that pruning
 leaves the point alone even when whoever started it is gone. Writes go to nbdkit's cow filter, which forgets them at
-its end; the replica is only read, and replicates on.
+its end, or to the image that the point is becoming (`pivot.py`); the replica is only read, and replicates on.
 """
 
 from __future__ import annotations
@@ -12,72 +12,145 @@ import os
 import subprocess
 import tempfile
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from ..errors import UsageError
+from ..errors import NotFoundError, RefusedError, UsageError
 from ..files import FILES
 from ..manifest import PointRecord
 from ..nbdkit import PathLike, Place, Server, outliving, place_of, require_nbdkit, start
 from ..stores import Replica
+from .pivot import Pivot, arguments, begun, explain, read_pivot, require_same
 
 PLUGIN = Path(__file__).resolve().parent.parent / "_nbdpoint.so"
 MOST_TTL_S = 10 * 366 * 86400
 
 
 class ServedPoint(Server):
-    """A disk of a point that is being served: `uri`, `pid`, `point`, `disk`. Ends with `close`, or its `with` block."""
+    """A disk of a point that is being served: `uri`, `pid`, `point` (its id in `point_id`), `disk`. Ends with `close`,
+    or its `with` block."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], place: Place, log: IO[bytes], path: Path, point: PointRecord, disk: int
-    ) -> None:
+        self, process: subprocess.Popen[bytes], place: Place, log: IO[bytes], path: Path, point_id: str, disk: int,
+        point: PointRecord | None, image: Path | None,
+    ) -> None:  # fmt: skip
         super().__init__(process, place, path, log)
-        self.point, self.disk = point, disk
+        self.point_id, self.disk, self._point, self._image = point_id, disk, point, image
+
+    @property
+    def point(self) -> PointRecord:
+        """The point; NotFoundError for an image that is complete: it needs none."""
+        if self._point is None:
+            raise NotFoundError(f"{self.path}: is served without its point {self.point_id}")
+        return self._point
+
+    def pivot(self) -> Pivot | None:
+        """How far the pivot is, None where there is none."""
+        return read_pivot(self._image) if self._image is not None else None
 
     def __enter__(self) -> ServedPoint:
         return self
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is to be served, and by what the plugin finds it."""
+
+    path: Path
+    point_id: str
+    disk: int
+    arguments: list[str]
+    point: PointRecord | None = None
+    image: Path | None = None
+    inherited: tuple[int, ...] = ()
+    writable: bool = False
+
+
 def serve(
-    replica: Replica, point_id: str | None, *, disk: int = 0, socket: PathLike | None = None, tcp: str | None = None,
-    tls: PathLike | None = None, writable: bool = False, ttl_s: float | None = None, detach: bool = False,
-    pid_file: PathLike | None = None,
+    replica: Replica, point_id: str | None, *, disk: int | None = None, socket: PathLike | None = None,
+    tcp: str | None = None, tls: PathLike | None = None, writable: bool = False, pivot: PathLike | None = None,
+    rate: int = 0, ttl_s: float | None = None, detach: bool = False, pid_file: PathLike | None = None,
 ) -> ServedPoint:  # fmt: skip
     """Serve a disk of a point (the newest by default) over NBD; returns once clients can connect.
 
     `socket`: the Unix socket, in a folder of its own that nobody else can enter unless given; or `tcp` and `tls` as of
-    `export`. `writable`: clients may write, and what they wrote is gone at the end. It ends after `ttl_s`, and with
-    this process unless `detach`. NotFoundError: no such point or disk, or no nbdkit; StorageError: it can't be read.
+    `export`. `writable`: clients may write, and what they wrote is gone at the end. `pivot`: a new file that gets what
+    clients write, and the rest of the disk from the point, `rate` bytes a second (0: no limit), until the replica is
+    needed no more; interrupted, the same call goes on. It ends after `ttl_s`, and with this process unless `detach`.
+    NotFoundError: no such point or disk, or no nbdkit; DamageError, StorageError: the point can't be read.
     """
-    if ttl_s is not None and not 1 <= ttl_s <= MOST_TTL_S:
-        raise UsageError(f"a time to live of {ttl_s:g} s: wanted 1 s to 10 years")
-    program = require_nbdkit(PLUGIN)
+    image = Path(os.path.abspath(pivot)) if pivot is not None else None
+    if image is not None and writable:
+        raise UsageError("writable: what is written is gone at the end; with a pivot it stays: choose one of them")
+    if image is not None and image.resolve().is_relative_to(replica.layout.folder.resolve()):
+        raise RefusedError(f"{image}: lies inside the replica; choose a place outside the store")
+    earlier = begun(image) if image is not None else None
+    if earlier is not None:
+        require_same(earlier, replica.record.relationship, point_id, disk)
+        point_id, disk = earlier.point, earlier.disk
     with ExitStack() as stack:
         point = replica.find(point_id)
         lease = stack.enter_context(closing(replica.lease(point)))
-        found = replica.place(point, disk)
-        own = tempfile.mkdtemp(prefix="blockreplica-") if socket is None and tcp is None else None
-        path = Path(os.path.abspath(socket)) if socket is not None else Path(own or "") / "point.sock"
-        place = place_of(path, tcp, tls, given=socket is not None)
-        place.clear()
+        found = replica.place(point, disk or 0)
         seed = stack.enter_context(_said(str(found.seed)))
-        pid_path = Path(os.path.abspath(pid_file)) if pid_file is not None else None
         plugin = [
             f"folder={found.folder}", f"epoch={found.epoch}", f"newest={found.newest}", f"size={found.size}",
             f"block-size={found.block_size}", f"table-key={found.table_key}", f"era={found.era}",
             f"seed=-{seed.fileno()}",
-            *outliving(detach=detach), *([f"ttl={max(1, round(ttl_s))}"] if ttl_s is not None else []),
-            *(f"remove={leftover}" for leftover in (place.socket, own, pid_path) if leftover is not None),
         ]  # fmt: skip
-        filters = ["--filter=cow"] if writable else []
-        begun = start(
-            [program, "-f", *place.arguments(), *filters, str(PLUGIN), *plugin], place,
-            lambda process, log: ServedPoint(process, place, log, found.folder, point, disk),
-            detach=detach, inherited=(lease.fileno(), seed.fileno()),
-        )  # fmt: skip
+        if image is not None:
+            plugin += arguments(image, replica.record.relationship, point.id, disk or 0, rate)
+            plugin.append(f"pivot-lease={lease.fileno()}")
+        plan = _Plan(found.folder, point.id, disk or 0, plugin, point, image, (lease.fileno(), seed.fileno()), writable)
+        return _begin(plan, socket, tcp, tls, ttl_s, detach=detach, pid_file=pid_file)
+
+
+def serve_complete(
+    image: PathLike, relationship: str, *, point_id: str | None = None, disk: int | None = None,
+    socket: PathLike | None = None, tcp: str | None = None, tls: PathLike | None = None, ttl_s: float | None = None,
+    detach: bool = False, pid_file: PathLike | None = None,
+) -> ServedPoint:  # fmt: skip
+    """Serve an image whose pivot is complete; the replica may be gone. As `serve`."""
+    path = Path(os.path.abspath(image))
+    found = read_pivot(path)
+    require_same(found, relationship, point_id, disk)
+    if not found.complete:
+        raise RefusedError(f"{path}: is not complete yet, and needs its point {found.point}")
+    given = [f"size={found.size}", *arguments(path, relationship, found.point, found.disk, 0)]
+    plan = _Plan(path, found.point, found.disk, given, image=path)
+    return _begin(plan, socket, tcp, tls, ttl_s, detach=detach, pid_file=pid_file)
+
+
+def _begin(
+    plan: _Plan, socket: PathLike | None, tcp: str | None, tls: PathLike | None, ttl_s: float | None, *,
+    detach: bool, pid_file: PathLike | None,
+) -> ServedPoint:  # fmt: skip
+    if ttl_s is not None and not 1 <= ttl_s <= MOST_TTL_S:
+        raise UsageError(f"a time to live of {ttl_s:g} s: wanted 1 s to 10 years")
+    program = require_nbdkit(PLUGIN)
+    own = tempfile.mkdtemp(prefix="blockreplica-") if socket is None and tcp is None else None
+    path = Path(os.path.abspath(socket)) if socket is not None else Path(own or "") / "point.sock"
+    place = place_of(path, tcp, tls, given=socket is not None)
+    place.clear()
+    pid_path = Path(os.path.abspath(pid_file)) if pid_file is not None else None
+    plugin = [
+        *plan.arguments,
+        *outliving(detach=detach), *([f"ttl={max(1, round(ttl_s))}"] if ttl_s is not None else []),
+        *(f"remove={leftover}" for leftover in (place.socket, own, pid_path) if leftover is not None),
+    ]  # fmt: skip
+    filters = ["--filter=cow"] if plan.writable else []
+    folder = plan.path if plan.point is not None else None
+    server = start(
+        [program, "-f", *place.arguments(), *filters, str(PLUGIN), *plugin], place,
+        lambda process, log: ServedPoint(
+            process, place, log, plan.image or plan.path, plan.point_id, plan.disk, plan.point, plan.image
+        ),
+        detach=detach, explain=lambda told: explain(told, folder, plan.disk), inherited=plan.inherited,
+    )  # fmt: skip
     if pid_path is not None:
-        FILES.write_durably(pid_path, b"%d\n" % begun.pid)
-    return begun
+        FILES.write_durably(pid_path, b"%d\n" % server.pid)
+    return server
 
 
 def _said(text: str) -> IO[bytes]:

@@ -49,18 +49,20 @@ class ReplicaView:
 
     def serve(
         self, point: str | PointRecord | None = None, *, disk: int | None = None, socket: PathLike | None = None,
-        tcp: str | None = None, tls: PathLike | None = None, writable: bool = False, ttl_s: float | None = None,
-        detach: bool = False, pid_file: PathLike | None = None,
+        tcp: str | None = None, tls: PathLike | None = None, writable: bool = False, pivot: PathLike | None = None,
+        rate: int = 0, ttl_s: float | None = None, detach: bool = False, pid_file: PathLike | None = None,
     ) -> ServedPoint:  # fmt: skip
         """Serve a disk of a point (the newest by default) over NBD at once; `with` it, and use `.uri`.
 
         See `recovery.serve.serve`. The replica is only read and replicates on; the point is spared by pruning.
         """
+        from .pivot import pivot_begun
         from .serve import serve
 
         return serve(
-            self.base, point.id if isinstance(point, PointRecord) else point, disk=self._which(disk), socket=socket,
-            tcp=tcp, tls=tls, writable=writable, ttl_s=ttl_s, detach=detach, pid_file=pid_file,
+            self.base, point.id if isinstance(point, PointRecord) else point,
+            disk=disk if pivot is not None and pivot_begun(pivot) else self._which(disk), socket=socket, tcp=tcp,
+            tls=tls, writable=writable, pivot=pivot, rate=rate, ttl_s=ttl_s, detach=detach, pid_file=pid_file,
         )  # fmt: skip
 
     def _which(self, disk: int | None) -> int:
