@@ -31,7 +31,7 @@ from .common import json_option, size
     metavar="FORMAT",
     help="raw, qcow2, vhdx, vhd, vmdk or vdi [default: by name and content, which must agree].",
 )
-@click.option("--threads", type=click.IntRange(1, 256), help="A connection [default: 2 a processor, from 4 to 16].")
+@click.option("--threads", type=click.IntRange(1, 256), help="A connection [default: 16].")
 @click.option("--read-only", is_flag=True, help="Clients may not write.")
 @click.option("--detach", is_flag=True, help="Return when it is ready; it ends by a SIGTERM to its process.")
 @click.option("--pid-file", type=click.Path(path_type=Path), metavar="FILE", help="Written when it is ready.")

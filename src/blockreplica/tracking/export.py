@@ -31,8 +31,7 @@ from .types import LogMode, TrackingStatus
 PLUGIN = Path(__file__).resolve().parent.parent / "_nbdkit.so"
 _END_WAIT_S = 60.0
 _MARK = "blockreplica {"  # what the plugin puts before a failure
-_THREADS_A_PROCESSOR, _LEAST_THREADS, _MOST_THREADS = 2, 4, 16
-_THREADS_LIMIT = 256
+_THREADS, _THREADS_LIMIT = 16, 256
 
 
 class Export(Server):
@@ -88,8 +87,8 @@ def export(
     `socket`: the Unix socket, `<image>.nbd` among the tracker's files unless given; or `tcp`, "host:port", with `tls`,
     the folder of certificates that nbdkit and its clients have of one authority. `tracking_dir`, `log` and `log_limit`
     as of `track`. `format`: that of the image (qcow2, VHDX and others are shown as a raw disk by a daemon), which its
-    name and its content tell unless given. `threads`: requests of one connection that are served at once, two a
-    processor but four to sixteen unless given. The export ends with this process, unless `detach`; `pid_file` is
+    name and its content tell unless given. `threads`: requests of one connection that are served at once,
+    sixteen unless given. The export ends with this process, unless `detach`; `pid_file` is
     written when it is ready and removed at its end. BusyError names the process that tracks the image already;
     NotFoundError: no such image, or no nbdkit.
     """
@@ -137,10 +136,9 @@ def _over(names: Names, fmt: str, server: list[str]) -> list[str]:
 
 
 def _threads(wanted: int | None) -> int:
-    """More than keep the processors busy only wake each other up: what is in the page cache is then served slower."""
+    """Threads that wait for a flush serve nobody: enough of them go on beside those, also where processors are few."""
     if wanted is None:
-        processors = len(os.sched_getaffinity(0))
-        return min(_MOST_THREADS, max(_LEAST_THREADS, _THREADS_A_PROCESSOR * processors))
+        return _THREADS
     if not 1 <= wanted <= _THREADS_LIMIT:
         raise UsageError(f"{wanted} threads: wanted 1 to {_THREADS_LIMIT}")
     return wanted
