@@ -15,13 +15,8 @@ void br_short_mutex_init(pthread_mutex_t *mutex) {
     pthread_mutexattr_destroy(&kind);
 }
 
-void br_ranges_init(struct br_ranges *ranges) {
-    br_short_mutex_init(&ranges->mutex);
-    ranges->first = ranges->last = NULL;
-}
-
-void br_ranges_destroy(struct br_ranges *ranges) {
-    pthread_mutex_destroy(&ranges->mutex);
+void br_ranges_init(struct br_ranges *ranges, pthread_mutex_t *mutex) {
+    *ranges = (struct br_ranges){.mutex = mutex};
 }
 
 static int overlap(const struct br_range *a, const struct br_range *b) {
@@ -40,31 +35,39 @@ static void wait(struct br_ranges *ranges, struct br_range *range) {
     pthread_cond_init(&wake, NULL);
     range->wake = &wake;
     while (range->blockers)
-        pthread_cond_wait(&wake, &ranges->mutex);
+        pthread_cond_wait(&wake, ranges->mutex);
     range->wake = NULL;
     pthread_cond_destroy(&wake);
 }
 
-void br_range_lock(struct br_ranges *ranges, struct br_range *range, uint64_t offset, uint64_t length) {
+void br_range_enter(struct br_ranges *ranges, struct br_range *range, uint64_t offset, uint64_t length) {
     *range = (struct br_range){
         .start = offset,
         .end = length > UINT64_MAX - offset ? UINT64_MAX : offset + length,
     };
-    pthread_mutex_lock(&ranges->mutex);
     for (const struct br_range *other = ranges->first; other; other = other->next)
         range->blockers += (unsigned)overlap(other, range);
     append(ranges, range);
     if (range->blockers)
         wait(ranges, range);
-    pthread_mutex_unlock(&ranges->mutex);
 }
 
-void br_range_unlock(struct br_ranges *ranges, struct br_range *range) {
-    pthread_mutex_lock(&ranges->mutex);
+void br_range_leave(struct br_ranges *ranges, struct br_range *range) {
     for (struct br_range *later = range->next; later; later = later->next)
         if (overlap(later, range) && --later->blockers == 0)
             pthread_cond_signal(later->wake);
     *(range->previous ? &range->previous->next : &ranges->first) = range->next;
     *(range->next ? &range->next->previous : &ranges->last) = range->previous;
-    pthread_mutex_unlock(&ranges->mutex);
+}
+
+void br_range_lock(struct br_ranges *ranges, struct br_range *range, uint64_t offset, uint64_t length) {
+    pthread_mutex_lock(ranges->mutex);
+    br_range_enter(ranges, range, offset, length);
+    pthread_mutex_unlock(ranges->mutex);
+}
+
+void br_range_unlock(struct br_ranges *ranges, struct br_range *range) {
+    pthread_mutex_lock(ranges->mutex);
+    br_range_leave(ranges, range);
+    pthread_mutex_unlock(ranges->mutex);
 }

@@ -269,10 +269,10 @@ int br_tracker_open(struct br_folder *folder, const char *name, const struct br_
     tracker->marks = options->marks ? strdup(options->marks) : NULL;
     tracker->hot_made = 1;
     int error = br_hot_init(&tracker->hot, options->hot_regions);
-    br_ranges_init(&tracker->ranges);
     pthread_mutex_init(&tracker->cutting, NULL);
     pthread_mutex_init(&tracker->saving, NULL);
     br_short_mutex_init(&tracker->mutex);
+    br_ranges_init(&tracker->ranges, &tracker->mutex);
     pthread_mutex_init(&tracker->flushing, NULL);
     pthread_cond_init(&tracker->drained, NULL);
     pthread_cond_init(&tracker->flushed, NULL);
@@ -351,6 +351,5 @@ void br_tracker_drop(struct br_tracker *tracker) {
     pthread_mutex_destroy(&tracker->mutex);
     pthread_mutex_destroy(&tracker->saving);
     pthread_mutex_destroy(&tracker->cutting);
-    br_ranges_destroy(&tracker->ranges);
     free(tracker);
 }

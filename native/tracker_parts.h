@@ -2,7 +2,7 @@
  *
  * Locks, always taken in this order:
  *     cutting   one cut or resize at a time; whoever changes `state` holds it, and `saving`
- *     a range   the image's content there (rangelock.h)
+ *     a range   the image's content there (rangelock.h; the list of ranges itself is under mutex)
  *     saving    one state record at a time
  *     mutex     what is reserved and counted; held for no call to the system, but for stamps and, where the
  *               table of operations has no mapping, for the bits that are written through

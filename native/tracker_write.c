@@ -218,23 +218,23 @@ static int write_piece(struct br_tracker *tracker, struct br_epoch *epoch, const
     return error;
 }
 
-/* Take the range. ERANGE: it is not within the image, as large as that is once the range is ours. */
+/* Under mutex, let go meanwhile: take the range. ERANGE: it is not within the image, as large as that is once
+ * the range is ours. */
 static int take(struct br_tracker *tracker, struct br_range *range, uint64_t offset, uint64_t length) {
-    br_range_lock(&tracker->ranges, range, offset, length);
+    br_range_enter(&tracker->ranges, range, offset, length);
     if (offset <= tracker->size && length <= tracker->size - offset)
         return 0;
-    br_range_unlock(&tracker->ranges, range);
+    br_range_leave(&tracker->ranges, range);
     return ERANGE;
 }
 
-/* All pieces of a write, under its range's lock; `entry` is the first one's. The lock is taken once before
- * and once after each piece. */
+/* Under mutex, let go while a piece is under way: all pieces of a write, under its range's lock; `entry` is
+ * the first one's. */
 static int write_all(struct br_tracker *tracker, const char *data, uint64_t length, struct hrl_entry *entry,
                      bool summed) {
     struct br_place place;
     bool lost = false;
     uint64_t begin = entry->offset, done = 0;
-    pthread_mutex_lock(&tracker->mutex);
     struct br_epoch *epoch = enter(tracker, begin, length, &lost);
     if (br_logged(epoch) && !summed) {
         pthread_mutex_unlock(&tracker->mutex);
@@ -254,7 +254,6 @@ static int write_all(struct br_tracker *tracker, const char *data, uint64_t leng
             confirm(tracker, epoch, entry, &place);
         if (error || done == length) {
             leave(tracker, epoch, begin, length);
-            pthread_mutex_unlock(&tracker->mutex);
             return error;
         }
         pthread_mutex_unlock(&tracker->mutex);
@@ -281,12 +280,13 @@ int br_tracker_pwrite(struct br_tracker *tracker, const void *data, size_t lengt
     struct hrl_entry entry = {.offset = offset, .length = piece_of(length), .operation = HRL_WRITE};
     if (summed)
         entry = data_entry(offset, entry.length, data);
+    pthread_mutex_lock(&tracker->mutex); /* once before the image is written, and once after it */
     int error = take(tracker, &range, offset, length);
-    if (error)
-        return error;
-    if (length)
-        error = write_all(tracker, data, length, &entry, summed);
-    br_range_unlock(&tracker->ranges, &range);
+    if (!error) {
+        error = length ? write_all(tracker, data, length, &entry, summed) : 0;
+        br_range_leave(&tracker->ranges, &range);
+    }
+    pthread_mutex_unlock(&tracker->mutex);
     send_stamps(tracker);
     return error;
 }
@@ -319,7 +319,9 @@ typedef int change_fn(struct br_tracker *tracker, struct br_epoch *epoch, uint64
 
 static int change(struct br_tracker *tracker, uint64_t offset, uint64_t length, change_fn *apply) {
     struct br_range range;
+    pthread_mutex_lock(&tracker->mutex);
     int error = take(tracker, &range, offset, length);
+    pthread_mutex_unlock(&tracker->mutex);
     if (error)
         return error;
     if (length) {
