@@ -197,7 +197,8 @@ static struct br_pivot *make(struct br_folder *folder, const struct br_pivot_opt
     pivot->changed = calloc(1, pivot->sectors + 1);
     uint64_t room = options->unit > BR_PIVOT_STEP ? options->unit : BR_PIVOT_STEP;
     pivot->buffer = malloc(room);
-    br_ranges_init(&pivot->ranges);
+    br_short_mutex_init(&pivot->ranges_lock);
+    br_ranges_init(&pivot->ranges, &pivot->ranges_lock);
     pthread_mutex_init(&pivot->bits_lock, NULL);
     pthread_mutex_init(&pivot->flush_lock, NULL);
     pthread_mutex_init(&pivot->report_lock, NULL);
@@ -211,7 +212,7 @@ static void destroy(struct br_pivot *pivot) {
     br_pivot_release(pivot);
     br_file_close(&pivot->file);
     br_file_close(&pivot->state);
-    br_ranges_destroy(&pivot->ranges);
+    pthread_mutex_destroy(&pivot->ranges_lock);
     pthread_mutex_destroy(&pivot->bits_lock);
     pthread_mutex_destroy(&pivot->flush_lock);
     pthread_mutex_destroy(&pivot->report_lock);

@@ -23,6 +23,7 @@ struct br_pivot {
     struct br_folder *folder; /* the caller's */
     struct br_file *file, *state;
     struct br_ranges ranges; /* of the disk, held while the file is changed */
+    pthread_mutex_t ranges_lock;
 
     /* A granule's bit: the file has it. Set under bits_lock, after its data and after its place in `.pivot`;
      * read without. */
