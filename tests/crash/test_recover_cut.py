@@ -168,7 +168,7 @@ def faults(seed: int, calls: int) -> Iterator[int]:
     yield from range(calls) if FAULTS == 0 else sorted(random.Random(seed).sample(range(calls), min(FAULTS, calls)))
 
 
-def failed(recovery: Recovery, files: Failing) -> None:
+def failed(recovery: Recovery, files: Failing, *, once: bool) -> None:
     """The recovery whose calls fail, then, once they work again, the same one."""
     try:
         recovery.run(recovery.out, files)
@@ -176,6 +176,8 @@ def failed(recovery: Recovery, files: Failing) -> None:
         if not error.recoverable:
             raise
         recovery.judge(recovery.out)
+        if once and recovery.before is None:  # so that the same command, without --force, can be repeated
+            assert not (recovery.out / "x").exists(), "what was refused to be complete has its name"
     files.well = True
     recovery.repeat(recovery.out, files)
     disk = files.after()
@@ -200,7 +202,7 @@ def test_a_failing_call_in_a_recovery_is_told_and_the_repeated_command_ends_dura
         files = Failing(at, forever=forever, full=full, cut=PowerCut(recovery.out))
         files.clones = way == "cloned"
         try:
-            failed(recovery, files)
+            failed(recovery, files, once=not forever)
         except (AssertionError, BlockReplicaError) as error:
             raise AssertionError(f"change {at} failed: {error}") from error
 

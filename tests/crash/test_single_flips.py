@@ -31,6 +31,8 @@ UNGUARDED = {"lock"}
 UNVERIFIED = {"lock", "INCOMPLETE"}
 #: Flips a file and test; 0: every bit of every file.
 FLIPS = int(os.environ.get("BLOCKREPLICA_FLIPS", "12"))
+#: "3/40": of them the third of forty parts (from 0), so that all can be gone through in pieces.
+PART, PARTS = map(int, os.environ.get("BLOCKREPLICA_FLIPS_PART", "0/1").split("/"))
 FILES = Unsynced()
 
 
@@ -90,7 +92,7 @@ def flips(path: Path, rng: random.Random) -> Iterator[tuple[int, int]]:
     """Bytes and bits of a file: some, or all."""
     bits = path.stat().st_size * 8
     chosen = range(bits) if FLIPS == 0 else sorted(rng.sample(range(bits), min(FLIPS, bits)))
-    for bit in chosen:
+    for bit in chosen[PART::PARTS]:
         yield bit // 8, bit % 8
 
 
@@ -147,7 +149,7 @@ def test_a_flipped_bit_is_never_served_and_is_found_by_verify(tmp_path: Path, ma
                 unseen.append(f"{path.relative_to(store)} byte {at} bit {bit}: {refused} refused")
             tried += 1
     assert not unseen, "\n".join(unseen[:40])
-    assert tried > 100
+    assert tried > 100 or PARTS > 1
 
 
 def take_up(folder: Path, writes: list[tuple[int, bytes]]) -> bool:
@@ -185,4 +187,4 @@ def test_an_interrupted_movement_is_never_finished_on_top_of_a_flipped_bit(tmp_p
             except AssertionError as error:
                 raise AssertionError(f"{path.relative_to(store)} byte {at} bit {bit}: {error}") from error
             shutil.rmtree(copied)
-    assert finished > 20
+    assert finished > 20 or PARTS > 1
