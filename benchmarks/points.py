@@ -131,7 +131,7 @@ def serve_point(work: Path, scale: Scale) -> Results:
 
 
 def recover(work: Path, scale: Scale) -> Results:
-    """The newest point as a file, against cp."""
+    """The newest point as a file, checked and durable, against cp, which is neither, and cp that is durable."""
     image = images.make(work / "vm.img", scale.size, holes=0.4, changed=0.01, seed=1)
     state = {"BLOCKREPLICA_STATE": str(work / "state")}
     store, copy = work / "store", work / "copy.img"
@@ -144,6 +144,10 @@ def recover(work: Path, scale: Scale) -> Results:
     results = races.race(
         [
             races.Contestant("cp --sparse=always", ["cp", "--sparse=always", newest, copy], remove, copy),
+            races.Contestant(
+                "cp --sparse=always, then sync",
+                ["sh", "-c", 'cp --sparse=always "$1" "$2" && sync "$2"', "sh", newest, copy], remove, copy,
+            ),
             races.Contestant("recover", [*PROGRAM, "recover", "vm", "--to", copy], remove, copy, state),
         ],
         scale.rounds, image.path,
@@ -151,8 +155,9 @@ def recover(work: Path, scale: Scale) -> Results:
     for path in (store, work / "state"):
         shutil.rmtree(path)
     copy.unlink()
-    cp, ours = results.values()
-    return results, [faster("recover of the newest point, against cp --sparse=always", 1, cp, ours)]
+    cp, durable, ours = results.values()
+    what = "recover of the newest point, against cp --sparse=always"
+    return results, [faster(what, 1, cp, ours), faster(f"{what}, then sync", 1, durable, ours)]
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Path, Scale], Results]]] = {
