@@ -23,7 +23,7 @@ struct br_parameter {
     uint64_t otherwise;                                          /* its value where it is not given */
 };
 
-#define BR_MOST_ARGUMENTS 10
+#define BR_MOST_ARGUMENTS 16
 
 /* What came of the call's arguments, in the order of the parameters. Buffers are held until br_release. */
 struct br_arguments {

@@ -4,6 +4,7 @@
 
 #include <limits.h>
 
+#include "blend.h"
 #include "checksum.h"
 #include "files.h"
 #include "hash.h"
@@ -80,6 +81,58 @@ static PyObject *compare_files(ARGUMENTS) {
     Py_END_ALLOW_THREADS;
     return br_finish_number(&a, error, differing);
 }
+
+/* Whether the arguments of blend_blocks fit one another; NULL, or what does not. */
+static const char *take_blend(const struct br_arguments *a, struct br_blend *blend) {
+    if (br_length(a, 3) % 8 != 0 || br_length(a, 6) % 8 != 0)
+        return "blocks and granules must be numbers of 8 bytes";
+    if (br_length(a, 4) % BR_EXTENT_SIZE != 0)
+        return "rows must be of 24 bytes";
+    *blend = (struct br_blend){
+        .fd = (int)a->number[0],
+        .size = a->number[1],
+        .block_size = (size_t)a->number[2],
+        .seed = a->number[12],
+        .threads = a->number[13] > INT_MAX ? INT_MAX : (unsigned)a->number[13],
+        .again = a->number[14] != 0,
+        .blocks = br_bytes(a, 3),
+        .rows = br_bytes(a, 4),
+        .data = br_bytes(a, 5),
+        .granules = br_bytes(a, 6),
+        .block_count = br_length(a, 3) / 8,
+        .row_count = br_length(a, 4) / BR_EXTENT_SIZE,
+        .data_size = br_length(a, 5),
+        .granule_count = br_length(a, 6) / 8,
+        .old = br_bytes(a, 7),
+        .new = br_bytes(a, 8),
+        .marks = br_bytes(a, 9),
+        .before = br_bytes(a, 10),
+        .after = br_bytes(a, 11),
+    };
+    size_t granules = blend->granule_count, blocks = blend->block_count;
+    if (br_length(a, 7) / BR_GRANULE < granules || br_length(a, 8) / BR_GRANULE < granules)
+        return "old and new must have 4096 bytes for each granule";
+    if (br_length(a, 9) < granules)
+        return "marks must have a byte for each granule";
+    if (br_length(a, 10) / BR_ENTRY_SIZE < blocks || br_length(a, 11) / BR_ENTRY_SIZE < blocks)
+        return "before and after must have 16 bytes for each block";
+    return br_blend_wrong(blend);
+}
+
+static PyObject *blend_blocks(ARGUMENTS) {
+    TAKE(blend_blocks, FD(fd), OFFSET(size), NUMBER(block_size), READ(blocks), READ(rows), READ(data),
+         READ(granules), WRITE(old), WRITE(new), WRITE(marks), WRITE(before), WRITE(after), OPTION(seed),
+         OPTION(threads), {"again", BR_FLAG, BR_KEYWORD_ONLY, 0});
+    struct br_blend blend;
+    const char *wrong = take_blend(&a, &blend);
+    if (wrong)
+        return br_reject(&a, wrong);
+    int error;
+    Py_BEGIN_ALLOW_THREADS;
+    error = br_blend_blocks(&blend);
+    Py_END_ALLOW_THREADS;
+    return br_finish_number(&a, error, blend.changed);
+}
 #endif
 
 /* Whether argument 1 is rows of extents that fit argument 2; raises and releases where it is not. */
@@ -132,6 +185,7 @@ static PyMethodDef methods[] = {
     BR_METHOD(checksum_file, "Checksum table of a file extent; returns the bytes read."),
     BR_METHOD(copy_file, "Copy a file extent, building its checksum table; returns the bytes written."),
     BR_METHOD(compare_files, "Compare a file extent of two files; returns how many granules differ."),
+    BR_METHOD(blend_blocks, "Lay writes over blocks of a file; returns their bytes that change it."),
 #endif
     BR_METHOD(read_extents, "Read a batch of extents into a buffer."),
     BR_METHOD(write_extents, "Write a batch of extents from a buffer."),

@@ -6,6 +6,7 @@ import os
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -29,7 +30,7 @@ steps = st.one_of(
     st.tuples(st.just("write"), st.integers(0, BLOCKS - 1), st.integers(1, 2 * PAGE_ENTRIES + 3)),
     st.tuples(st.just("resize"), st.integers(0, BLOCKS), st.just(0)),
     st.tuples(st.just("flush"), st.just(0), st.just(0)),
-    st.tuples(st.just("load"), st.integers(0, BLOCKS - 1), st.integers(1, 500)),
+    st.tuples(st.just("entries", "put many"), st.integers(0, BLOCKS - 1), st.integers(1, 500)),
 )
 
 
@@ -45,8 +46,14 @@ def step(table: ChecksumTable, model: list[bytes], what: str, at: int, count: in
     elif what == "resize":
         table.resize(at)
         model[at:] = [bytes(16)] * (BLOCKS - at)
-    elif what == "load":
-        table.load(range(at, min(BLOCKS, at + count)))
+    elif what == "entries":
+        blocks = np.arange(at, min(BLOCKS, at + count), 3)
+        assert [one.tobytes() for one in table.entries(blocks)] == [model[block] for block in blocks.tolist()]
+    elif what == "put many":
+        blocks = np.arange(at, min(BLOCKS, at + count), 2)
+        table.put_many(blocks, np.array([[*entry(block + count)] for block in blocks], np.uint8).reshape(-1, 16))
+        for block in blocks.tolist():
+            model[block] = entry(block + count)
     else:
         table.flush()
 
@@ -97,7 +104,13 @@ def test_any_flipped_byte_makes_its_page_unknown_and_no_other(path: Path, at: in
         for block in range(100, 600):
             wanted = bytes(16) if block in unknown[0] else entry(block)
             assert entries[(block - 100) * 16 : (block - 99) * 16] == wanted
-        for use in (lambda: table.get(300), lambda: table.put(300, entry(1)), lambda: table.load([1, 300])):
+        some, new = np.array([1, 300]), np.zeros((2, 16), np.uint8)
+        for use in (
+            lambda: table.get(300),
+            lambda: table.put(300, entry(1)),
+            lambda: table.entries(some),
+            lambda: table.put_many(some, new),
+        ):
             with pytest.raises(TableError, match="page 1"):
                 use()
         table.write(PAGE_ENTRIES, bytearray(b"".join(entry(at) for at in range(PAGE_ENTRIES))))

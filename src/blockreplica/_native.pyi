@@ -4,7 +4,7 @@ from os import PathLike
 
 from typing_extensions import Buffer
 
-# --- kernels (native/py_*.c), for kernels.py alone. A build without xxhash.h lacks the first four.
+# --- kernels (native/py_*.c), for kernels.py alone. A build without xxhash.h lacks the first five.
 
 def checksum_buffer(data: Buffer, block_size: int, out: Buffer, *, seed: int = 0, threads: int = 1) -> None: ...
 def checksum_file(
@@ -34,6 +34,24 @@ def compare_files(
     *,
     seed: int = 0,
     threads: int = 0,
+) -> int: ...
+def blend_blocks(
+    fd: int,
+    size: int,
+    block_size: int,
+    blocks: Buffer,
+    rows: Buffer,
+    data: Buffer,
+    granules: Buffer,
+    old: Buffer,
+    new: Buffer,
+    marks: Buffer,
+    before: Buffer,
+    after: Buffer,
+    *,
+    seed: int = 0,
+    threads: int = 0,
+    again: bool = False,
 ) -> int: ...
 def compare_tables(a: Buffer, b: Buffer, dirty: Buffer) -> int: ...
 def compare_buffers(a: Buffer, b: Buffer, granule: int, dirty: Buffer) -> int: ...

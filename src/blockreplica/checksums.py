@@ -13,7 +13,6 @@ Entries are XXH3-128 in canonical (big-endian) form, seeded for each relationshi
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +24,7 @@ from .files import File
 ENTRY_SIZE = 16
 PAGE_SIZE = 4096
 PAGE_ENTRIES = 255
+Numbers = NDArray[np.int64]
 _PAGE_BYTES = PAGE_ENTRIES * ENTRY_SIZE
 
 
@@ -82,10 +82,16 @@ class ChecksumTable:
         at = block % PAGE_ENTRIES * ENTRY_SIZE
         return bytes(self._page(block // PAGE_ENTRIES)[at : at + ENTRY_SIZE])
 
-    def entries(self, blocks: list[int]) -> NDArray[np.uint8]:
-        """The (n, 16) entries of `blocks`; TableError when a page of them is bad."""
-        self.load(blocks)
-        return np.frombuffer(b"".join(map(self.get, blocks)), np.uint8).reshape(-1, ENTRY_SIZE)
+    def entries(self, blocks: Numbers) -> NDArray[np.uint8]:
+        """The (n, 16) entries of ascending `blocks`; TableError when a page of them is bad."""
+        pages = _pages(blocks)
+        self._load([page for page, _ in pages])
+        entries = np.empty((len(blocks), ENTRY_SIZE), np.uint8)
+        for page, part in pages:
+            entries[part] = np.frombuffer(self._pages[page], np.uint8).reshape(-1, ENTRY_SIZE)[
+                blocks[part] % PAGE_ENTRIES
+            ]
+        return entries
 
     @property
     def held(self) -> int:
@@ -97,6 +103,15 @@ class ChecksumTable:
         page, at = block // PAGE_ENTRIES, block % PAGE_ENTRIES * ENTRY_SIZE
         self._page(page)[at : at + ENTRY_SIZE] = entry
         self._changed.add(page)
+
+    def put_many(self, blocks: Numbers, entries: NDArray[np.uint8]) -> None:
+        """Set the (n, 16) entries of ascending `blocks`; TableError as in `put`."""
+        pages = _pages(blocks)
+        self._load([page for page, _ in pages])
+        for page, part in pages:
+            held = np.frombuffer(self._pages[page], np.uint8).reshape(-1, ENTRY_SIZE)
+            held[blocks[part] % PAGE_ENTRIES] = entries[part]
+            self._changed.add(page)
 
     def write(self, first: int, entries: bytearray | memoryview) -> None:
         """Set the entries of consecutive blocks, straight into the file where they fill whole pages."""
@@ -113,9 +128,9 @@ class ChecksumTable:
                 self._changed.add(page)
             view, block, count = view[inside * ENTRY_SIZE :], block + inside, count - inside
 
-    def load(self, blocks: Iterable[int]) -> None:
-        """Read the pages of these blocks in one go, for `get` and `put`; TableError when one of them is bad."""
-        wanted = sorted({block // PAGE_ENTRIES for block in blocks} - self._pages.keys())
+    def _load(self, pages: list[int]) -> None:
+        """Read these pages in one go; TableError when one of them is bad."""
+        wanted = [page for page in pages if page not in self._pages]
         raw = bytearray(len(wanted) * PAGE_SIZE)
         self.file.read_extents(_page_rows(wanted), raw)
         for at, page in enumerate(wanted):
@@ -172,6 +187,18 @@ class ChecksumTable:
             del self._pages[page]
             self._changed.discard(page)
         write_sparse(self.file, pages, first_page * PAGE_SIZE)
+
+
+def _pages(blocks: Numbers) -> list[tuple[int, slice]]:
+    """The pages of ascending blocks, and which of the blocks lie in each."""
+    pages = blocks // PAGE_ENTRIES
+    starts = np.flatnonzero(np.diff(pages, prepend=-1))
+    return [
+        (page, slice(low, high))
+        for page, low, high in zip(
+            pages[starts].tolist(), starts.tolist(), [*starts[1:].tolist(), len(blocks)], strict=True
+        )
+    ]
 
 
 def _page_rows(pages: list[int]) -> array[int]:

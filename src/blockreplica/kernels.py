@@ -21,7 +21,7 @@ NATIVE: bool
 #: The CPU variant in use ("scalar", "sse42", "avx2", ...; "python": the twin); BLOCKREPLICA_CPU forces one.
 VARIANT: str
 
-_CHECKSUMS = ("checksum_buffer", "checksum_file", "copy_file", "compare_files")
+_CHECKSUMS = ("blend_blocks", "checksum_buffer", "checksum_file", "copy_file", "compare_files")
 _OTHERS = (
     "bitmap_clear",
     "bitmap_count",
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from ._native import bitmap_next as bitmap_next
     from ._native import bitmap_runs as bitmap_runs
     from ._native import bitmap_set as bitmap_set
+    from ._native import blend_blocks as blend_blocks
     from ._native import byte_sum as byte_sum
     from ._native import checksum_buffer as checksum_buffer
     from ._native import checksum_file as checksum_file

@@ -49,7 +49,7 @@ FLUSH = """        self._begin()
         if self._history:
             self._open_undo().publish()
         for plan in self._stage:
-            self._write_granules(plan.granules, plan.new)
+            self._write_granules(plan.granules, plan.new, plan.new_zero)
             self.truth.set(plan.blocks, plan.entries)
 """
 BEGIN, SAVED, WRITTEN = FLUSH[: FLUSH.index("        if")], FLUSH[FLUSH.index("        if") : FLUSH.index(
@@ -116,7 +116,7 @@ MUTATIONS = [
     Mutation(
         "a second before-image of a granule",
         UNDO,
-        "        granules, old = granules[fresh], picked(old, fresh)\n",
+        "        granules, old, zero = granules[fresh], picked(old, fresh), zero[fresh]\n",
         "",
         cut("resync"),
     ),

@@ -9,6 +9,17 @@ import pytest
 
 TOO_MUCH = 2**64
 
+
+def _blend(**other: Any) -> list[Any]:
+    """Arguments of `blend_blocks` that fit, but for `other`."""
+    fitting = {
+        "fd": -1, "size": 4096, "block_size": 4096, "blocks": bytes(8), "rows": bytes(24), "data": b"x",
+        "granules": bytes(8), "old": bytearray(4096), "new": bytearray(4096), "marks": bytearray(1),
+        "before": bytearray(16), "after": bytearray(16),
+    }  # fmt: skip
+    return list((fitting | other).values())
+
+
 #: Kernel, positional arguments, keyword arguments, what the ValueError says. The descriptors are never reached.
 REFUSED: list[tuple[str, list[Any], dict[str, Any], str]] = [
     ("checksum_buffer", [b"x", 0, bytearray(16)], {}, "block_size must be at least 1"),
@@ -38,6 +49,20 @@ REFUSED: list[tuple[str, list[Any], dict[str, Any], str]] = [
     ("compare_buffers", [bytes(17), bytes(17), 2, bytearray(1)], {}, "a bit for each granule"),
     ("find_zeros", [bytes(16), 0, bytearray(9)], {}, "granule must be at least 1"),
     ("find_zeros", [bytes(17), 2, bytearray(1)], {}, "a bit for each granule"),
+    ("blend_blocks", _blend(size=2**63), {}, "size must be"),
+    ("blend_blocks", _blend(size=2**63 - 1), {}, "the disk must end below"),
+    ("blend_blocks", _blend(block_size=0), {}, "block_size must be a multiple"),
+    ("blend_blocks", _blend(block_size=6000), {}, "block_size must be a multiple"),
+    ("blend_blocks", _blend(block_size=1 << 27), {}, "block_size must be a multiple"),
+    ("blend_blocks", _blend(blocks=bytes(9)), {}, "numbers of 8 bytes"),
+    ("blend_blocks", _blend(granules=bytes(7)), {}, "numbers of 8 bytes"),
+    ("blend_blocks", _blend(rows=bytes(25)), {}, "rows must be of 24 bytes"),
+    ("blend_blocks", _blend(old=bytearray(4095)), {}, "4096 bytes for each granule"),
+    ("blend_blocks", _blend(new=bytearray(4095)), {}, "4096 bytes for each granule"),
+    ("blend_blocks", _blend(marks=bytearray()), {}, "a byte for each granule"),
+    ("blend_blocks", _blend(before=bytearray(15)), {}, "16 bytes for each block"),
+    ("blend_blocks", _blend(after=bytearray(15)), {}, "16 bytes for each block"),
+    ("blend_blocks", _blend(), {"seed": TOO_MUCH}, "seed must be"),
     ("crc32c", [b"", 2**32], {}, "value must be"),
     ("crc32c_rows", [bytes(9), 2, 1, bytearray(99)], {}, "whole rows"),
     ("crc32c_rows", [bytes(9), 0, 0, bytearray(99)], {}, "whole rows"),

@@ -6,6 +6,7 @@ Only kernels.py imports it. numpy and xxhash are loaded when a kernel first need
 from __future__ import annotations
 
 from .bitmaps import bitmap_clear, bitmap_count, bitmap_merge, bitmap_next, bitmap_runs, bitmap_set
+from .blend import blend_blocks
 from .buffers import checksum_buffer, compare_buffers, compare_tables, find_zeros
 from .extents import punch_hole, read_extents, write_extents
 from .files import checksum_file, compare_files, copy_file
@@ -20,6 +21,7 @@ __all__ = [
     "bitmap_next",
     "bitmap_runs",
     "bitmap_set",
+    "blend_blocks",
     "byte_sum",
     "checksum_buffer",
     "checksum_file",

@@ -1,6 +1,6 @@
 """The plan of one batch of an apply: what the touched blocks become, and which granules of them really change.
 
-Pure: bytes in, arrays out. `stores.disk` reads before it and writes after it.
+Nothing is written here: `stores.disk` does that after it.
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ from .layout import GRANULE
 
 #: Rows of a batch: disk offset, length, where its data stands in the buffer.
 EXTENT = np.dtype([("offset", "<u8"), ("length", "<u8"), ("buffer", "<u8")])
-BATCH_BYTES = 2 << 20  # of touched blocks: larger ones cost more in fresh memory than they save in calls
+BATCH_BYTES = 2 << 20  # larger ones cost more in fresh memory than they save in calls
+_CHANGED, _OLD_ZERO, _NEW_ZERO = 1, 2, 4  # marks of `blend_blocks`
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Blend:
-    """What a batch changes. Arrays run parallel: `granules` with `old` and `new`, `blocks` with `entries`."""
+    """What a batch changes. Arrays run parallel: the first five, and `blocks` with `entries`."""
 
     granules: Array  # disk granule numbers, ascending
     old: Array  # (n, 4096) content before
     new: Array  # (n, 4096) content after
+    old_zero: NDArray[np.bool_]
+    new_zero: NDArray[np.bool_]
     blocks: Array  # numbers of the blocks that change
     entries: Array  # (m, 16) their new checksums
     old_entries: Array  # (touched blocks, 16) the checksums of their old content
@@ -50,16 +53,15 @@ def distinct(ascending: Array) -> Array:
     return once
 
 
-def batches(rows: Array, block_size: int) -> Iterator[Array]:
-    """Cut sorted `rows` into runs that touch about BATCH_BYTES of blocks each; a row is never cut, and two runs share
-    a block only where one of them would be too long otherwise."""
-    first = (rows["offset"] // block_size).astype(np.int64)
-    last = ((rows["offset"] + rows["length"] - 1) // block_size).astype(np.int64)
-    fresh = np.ones(len(rows), np.bool_)
-    fresh[1:] = first[1:] > last[:-1]
-    weights = np.cumsum(last - first + fresh)
-    breaks = np.flatnonzero(fresh)
-    limit, start = max(1, BATCH_BYTES // block_size), 0
+def batches(rows: Array, block_size: int, *, whole: bool = False) -> Iterator[Array]:
+    """Cut sorted `rows` into runs that touch about BATCH_BYTES of granules (of `whole` blocks) each; a row is never
+    cut, and two runs share a block only where one of them would be too long otherwise."""
+    unit = block_size if whole else GRANULE
+    ends = rows["offset"] + rows["length"] - 1
+    first, last = (rows["offset"] // unit).astype(np.int64), (ends // unit).astype(np.int64)
+    weights = np.cumsum(last - first + 1)
+    breaks = np.flatnonzero(np.append(True, rows["offset"][1:] // block_size > ends[:-1] // block_size))
+    limit, start = max(1, BATCH_BYTES // unit), 0
     while start < len(rows):
         base = int(weights[start - 1]) if start else 0
         stop = max(start + 1, int(np.searchsorted(weights, base + limit, side="right")))
@@ -96,38 +98,43 @@ def block_rows(blocks: Array, block_size: int) -> Array:
     return rows
 
 
+def touched_granules(rows: Array, blocks: Array, block_size: int, size: int, *, whole: bool) -> Array:
+    """The granules that `rows` touch; of `whole` blocks, all that the disk of `size` bytes has of `blocks`."""
+    if not whole:
+        return touched_blocks(rows, GRANULE)
+    each = block_size // GRANULE
+    granules: Array = (blocks[:, None] * each + np.arange(each)).reshape(-1)
+    return granules[granules * GRANULE < size]
+
+
 def blend(
-    rows: Array, data: memoryview, blocks: Array, old: memoryview, new: memoryview, *,
+    fd: int, rows: Array, data: memoryview, blocks: Array, granules: Array, old: memoryview, new: memoryview, *,
     block_size: int, size: int, seed: int, again: bool = False,
 ) -> Blend:  # fmt: skip
-    """Lay `rows` of `data` over the `old` content of `blocks` (whole blocks, zeros behind the disk's `size`).
+    """Lay `rows` of `data` over `blocks` of the disk image `fd`, of `size` bytes.
 
-    `new` is room for as much again. Where all granules change, the result lies in `old` and `new`; else in neither.
-    With `again` every granule counts as changed.
+    `old` and `new` are room for `granules`. Where all of them change, the result lies in both; else in neither. With
+    `again` every granule counts as changed.
     """
-    if int(rows["length"].sum()) < len(new):
-        new[:] = old
-    at = np.searchsorted(blocks, (rows["offset"] // block_size).astype(np.int64)) * block_size
-    at = at + (rows["offset"] % block_size).astype(np.int64)
-    for target, length, source in zip(at.tolist(), rows["length"].tolist(), rows["buffer"].tolist(), strict=True):
-        new[target : target + length] = data[source : source + length]
-    granule_count = len(old) // GRANULE
-    bits = bytearray(-(-granule_count // 8))
-    kernels.compare_buffers(old, new, GRANULE, bits)
-    dirty = np.unpackbits(np.frombuffer(bits, np.uint8), count=granule_count, bitorder="little")
-    each = block_size // GRANULE
-    if again:
-        dirty = ((blocks[:, None] * each + np.arange(each)).reshape(-1) * GRANULE < size).astype(np.uint8)
-    where = np.flatnonzero(dirty)
-    owners = distinct(where // each)
+    marks, before, after = bytearray(len(granules)), bytearray(16 * len(blocks)), bytearray(16 * len(blocks))
+    changed_bytes = kernels.blend_blocks(
+        fd, size, block_size, blocks, np.ascontiguousarray(rows), data, granules, old, new, marks, before, after,
+        seed=seed, again=again,
+    )  # fmt: skip
+    each = np.frombuffer(marks, np.uint8)
+    changed = (each & _CHANGED) != 0
+    granules, each = granules[changed], each[changed]
+    changing = np.isin(blocks, distinct(granules // (block_size // GRANULE)), assume_unique=True)
     return Blend(
-        granules=blocks[where // each] * each + where % each,
-        old=picked(np.frombuffer(old, np.uint8).reshape(-1, GRANULE), dirty != 0),
-        new=picked(np.frombuffer(new, np.uint8).reshape(-1, GRANULE), dirty != 0),
-        blocks=blocks[owners],
-        entries=checksums_of(new, blocks, block_size=block_size, size=size, seed=seed)[owners],
-        old_entries=checksums_of(old, blocks, block_size=block_size, size=size, seed=seed),
-        changed_bytes=_covered(rows, at, dirty),
+        granules=granules,
+        old=picked(np.frombuffer(old, np.uint8).reshape(-1, GRANULE), changed),
+        new=picked(np.frombuffer(new, np.uint8).reshape(-1, GRANULE), changed),
+        old_zero=(each & _OLD_ZERO) != 0,
+        new_zero=(each & _NEW_ZERO) != 0,
+        blocks=blocks[changing],
+        entries=np.frombuffer(after, np.uint8).reshape(-1, ENTRY_SIZE)[changing],
+        old_entries=np.frombuffer(before, np.uint8).reshape(-1, ENTRY_SIZE),
+        changed_bytes=changed_bytes,
     )
 
 
@@ -142,17 +149,6 @@ def checksums_of(content: memoryview, blocks: Array, *, block_size: int, size: i
         end -= (int(blocks[-1]) + 1) * block_size - size
     kernels.checksum_buffer(content[:end], block_size, table, seed=seed, threads=2)
     return np.frombuffer(table, np.uint8).reshape(-1, ENTRY_SIZE)
-
-
-def _covered(rows: Array, at: Array, dirty: Array) -> int:
-    """How many bytes of the rows, which stand `at` these places, lie in dirty granules."""
-    ends = at + rows["length"].astype(np.int64)
-    first, last = at // GRANULE, (ends - 1) // GRANULE
-    sums = np.concatenate([[0], np.cumsum(dirty, dtype=np.int64)])
-    whole = (sums[last + 1] - sums[first]) * GRANULE
-    front = dirty[first].astype(np.int64) * (at % GRANULE)
-    back = dirty[last].astype(np.int64) * ((last + 1) * GRANULE - ends)
-    return int((whole - front - back).sum())
 
 
 def granule_rows(granules: Array) -> Array:

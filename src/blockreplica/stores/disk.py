@@ -36,6 +36,7 @@ from .blend import (
     picked,
     split_long,
     touched_blocks,
+    touched_granules,
     zero_mask,
 )
 from .churn import Sampler
@@ -89,6 +90,7 @@ class DiskWriter:
         self._staged_blocks: set[int] = set()
         self._staged_bytes = 0
         self._held, self._held_bytes = bytearray(), 0  # staged content that needed no copy
+        self._old = bytearray()  # kept, as `_held`: fresh memory for each batch costs more than the work in it
 
     @property
     def block_size(self) -> int:
@@ -131,18 +133,14 @@ class DiskWriter:
         to (`doubted`): then older points keep the checksum that such a block does not have.
         """
         changed = 0
-        for batch in batches(split_long(rows, self._block_size), self._block_size):
+        for batch in batches(split_long(rows, self._block_size), self._block_size, whole=self._again):
             blocks = touched_blocks(batch, self._block_size)
             if self._staged_bytes >= STAGE_BYTES or not self._staged_blocks.isdisjoint(blocks.tolist()):
                 self.flush()
-            room = self._room(len(blocks) * self._block_size)
-            plan = blend(
-                batch, data, blocks, self.truth.content(blocks), room,
-                block_size=self._block_size, size=self.image.size(), seed=self._seed, again=self._again,
-            )  # fmt: skip
+            plan = self._plan(batch, data, blocks)
             self._check(blocks, plan, proved=proved, doubted=doubted)
             if len(plan.granules):
-                self._save_before(plan.granules, plan.old, plan.blocks)
+                self._save_before(plan.granules, plan.old, plan.blocks, plan.old_zero)
                 self.churn.add(plan.new)
                 self._stage.append(replace(plan, old=plan.old[:0]))
                 self._staged_blocks.update(plan.blocks.tolist())
@@ -268,7 +266,7 @@ class DiskWriter:
         if self._history:
             self._open_undo().publish()
         for plan in self._stage:
-            self._write_granules(plan.granules, plan.new)
+            self._write_granules(plan.granules, plan.new, plan.new_zero)
             self.truth.set(plan.blocks, plan.entries)
         self.table.flush()
         self._stage.clear()
@@ -299,6 +297,19 @@ class DiskWriter:
         self.image.close()
         self._table_file.close()
 
+    def _plan(self, rows: Array, data: memoryview, blocks: Array) -> Blend:
+        size, end = self.image.size(), (int(blocks[-1]) + 1) * self._block_size
+        granules = touched_granules(rows, blocks, self._block_size, size, whole=self._again)
+        length = len(granules) * GRANULE
+        new, start = self._room(length), int(blocks[0]) * self._block_size
+        if len(self._old) < length:
+            self._old = bytearray(max(length, BATCH_BYTES))
+        with self.image.window(start, end - start) as fd, translated(self.image.path, f"reading from offset {start}"):
+            return blend(
+                fd, rows, data, blocks, granules, memoryview(self._old)[:length], new,
+                block_size=self._block_size, size=size, seed=self._seed, again=self._again,
+            )  # fmt: skip
+
     def _room(self, length: int) -> memoryview:
         """Where new content is put together, and stays if all of it is new; kept, for fresh memory is slow."""
         if self._held_bytes + length > len(self._held):
@@ -324,7 +335,7 @@ class DiskWriter:
             if self._history and not (proved or doubted):
                 raise self.truth.damage(int(blocks[wrong][0]))
             if doubted:
-                self._save_before(np.zeros(0, np.int64), np.zeros((0, GRANULE), np.uint8), blocks[wrong])
+                self._save_entries(blocks[wrong])
             mended = wrong & ~np.isin(blocks, plan.blocks)  # those that change get a new entry anyway
             self._begin()
             self.truth.set(blocks[mended], plan.old_entries[mended])
@@ -337,13 +348,16 @@ class DiskWriter:
             wrong = self.truth.wrong(some, entries)
             if wrong.any() and not doubted:
                 raise self.truth.damage(int(some[wrong][0]))
-        self._save_before(np.zeros(0, np.int64), np.zeros((0, GRANULE), np.uint8), blocks)
+        self._save_entries(blocks)
 
-    def _save_before(self, granules: Array, old: Array, blocks: Array) -> None:
-        if not self._history:
-            return
-        entries = self.table.entries(blocks.tolist())
-        self._open_undo().save(granules, old, blocks, entries, self.truth.known(blocks))
+    def _save_before(self, granules: Array, old: Array, blocks: Array, zero: NDArray[np.bool_]) -> None:
+        if self._history:
+            entries = self.table.entries(blocks)
+            self._open_undo().save(granules, old, zero, blocks, entries, self.truth.known(blocks))
+
+    def _save_entries(self, blocks: Array) -> None:
+        """Save checksums alone."""
+        self._save_before(np.zeros(0, np.int64), np.zeros((0, GRANULE), np.uint8), blocks, np.zeros(0, np.bool_))
 
     def _roll_back(self, block: int, size: int, entry: Array) -> Array:
         """Give a block its content of the newest point back; returns the checksum of what it holds then."""
@@ -357,7 +371,7 @@ class DiskWriter:
         left = self.image.size() - start
         granules = np.arange(start // GRANULE, -(-(start + min(left, self._block_size)) // GRANULE), dtype=np.int64)
         held = np.frombuffer(content, np.uint8).reshape(-1, GRANULE)[: len(granules)]
-        self._write_granules(granules, held)
+        self._write_granules(granules, held, zero_mask(held))
         return np.frombuffer(self._sum(content, left), np.uint8)
 
     def _sum(self, content: bytearray, length: int) -> bytes:
@@ -372,10 +386,11 @@ class DiskWriter:
         self._begin()
         content = bytearray(len(granules) * GRANULE)
         self.image.read_extents(granule_rows(granules), content)
-        self._write_granules(granules, np.frombuffer(content, np.uint8).reshape(-1, GRANULE))
+        held = np.frombuffer(content, np.uint8).reshape(-1, GRANULE)
+        self._write_granules(granules, held, zero_mask(held))
 
-    def _write_granules(self, granules: Array, content: Array) -> None:
-        zero, size = zero_mask(content), self.image.size()
+    def _write_granules(self, granules: Array, content: Array, zero: NDArray[np.bool_]) -> None:
+        size = self.image.size()
         rows = granule_rows(granules[~zero])
         rows["length"] = np.minimum(rows["length"], size - rows["offset"])
         self.image.write_extents(rows, np.ascontiguousarray(picked(content, ~zero)))

@@ -52,14 +52,12 @@ class TableTruth:
 
     def wrong(self, blocks: Array, entries: Array) -> NDArray[np.bool_]:
         """Of which `blocks` the table has other entries than these."""
-        wrong: NDArray[np.bool_] = (self._table.entries(blocks.tolist()) != entries).any(axis=1)
+        wrong: NDArray[np.bool_] = (self._table.entries(blocks) != entries).any(axis=1)
         return wrong
 
     def set(self, blocks: Array, entries: Array) -> None:
         """Let the table have these entries."""
-        self._table.load(blocks.tolist())
-        for block, entry in zip(blocks.tolist(), entries, strict=True):
-            self._table.put(block, entry.tobytes())
+        self._table.put_many(blocks, entries)
 
     def nonzero(self, first: int, end: int) -> Iterator[Array]:
         """Those of blocks [first, end) whose entries are not a zero block's, in batches."""

@@ -20,7 +20,7 @@ from ..errors import DamageError, FormatError, NotFoundError
 from ..files import File, Files
 from ..hrl import ENTRY, LogReader, LogWriter
 from . import undo_index
-from .blend import granule_rows, picked, zero_mask
+from .blend import granule_rows, picked
 from .layout import GRANULE, DiskLayout
 from .seen import SeenSet
 from .undo_index import CHECKSUM, DATA, HEADER, KNOWN, ROW, UNKNOWN, ZEROS
@@ -47,12 +47,14 @@ class UndoWriter:
         self._blocks = SeenSet(layout.seen(epoch).with_suffix(".touched"), files=files)
         self._remember(self._resumed)
 
-    def save(self, granules: Array, old: Array, blocks: Array, checksums: Array, known: NDArray[np.bool_]) -> None:
-        """Keep the `old` content of ascending `granules` and the (n, 16) `checksums` of ascending `blocks`."""
+    def save(
+        self, granules: Array, old: Array, zero: NDArray[np.bool_], blocks: Array, checksums: Array,
+        known: NDArray[np.bool_],
+    ) -> None:  # fmt: skip
+        """Keep the `old` content of ascending `granules`, `zero` or not, and the (n, 16) `checksums` of `blocks`."""
         fresh, fresh_blocks = self._granules.add(granules), self._blocks.add(blocks)
-        granules, old = granules[fresh], picked(old, fresh)
+        granules, old, zero = granules[fresh], picked(old, fresh), zero[fresh]
         blocks, checksums, known = blocks[fresh_blocks], checksums[fresh_blocks], known[fresh_blocks]
-        zero = zero_mask(old)
         self._save_data(granules[~zero], picked(old, ~zero))
         self._save_zeros(granules[zero])
         rows = np.zeros(len(blocks), CHECKSUM)
