@@ -13,6 +13,7 @@ Entries are XXH3-128 in canonical (big-endian) form, seeded for each relationshi
 from __future__ import annotations
 
 from array import array
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -192,13 +193,8 @@ class ChecksumTable:
 def _pages(blocks: Numbers) -> list[tuple[int, slice]]:
     """The pages of ascending blocks, and which of the blocks lie in each."""
     pages = blocks // PAGE_ENTRIES
-    starts = np.flatnonzero(np.diff(pages, prepend=-1))
-    return [
-        (page, slice(low, high))
-        for page, low, high in zip(
-            pages[starts].tolist(), starts.tolist(), [*starts[1:].tolist(), len(blocks)], strict=True
-        )
-    ]
+    edges = [*np.flatnonzero(np.diff(pages, prepend=-1)).tolist(), len(blocks)]
+    return [(int(pages[low]), slice(low, high)) for low, high in pairwise(edges)]
 
 
 def _page_rows(pages: list[int]) -> array[int]:

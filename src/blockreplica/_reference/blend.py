@@ -23,23 +23,10 @@ _KERNEL = "blend_blocks"
 
 
 def blend_blocks(
-    fd: int,
-    size: int,
-    block_size: int,
-    blocks: Buffer,
-    rows: Buffer,
-    data: Buffer,
-    granules: Buffer,
-    old: Buffer,
-    new: Buffer,
-    marks: Buffer,
-    before: Buffer,
-    after: Buffer,
-    *,
-    seed: int = 0,
-    threads: int = 0,
-    again: bool = False,
-) -> int:
+    fd: int, size: int, block_size: int, blocks: Buffer, rows: Buffer, data: Buffer, granules: Buffer,
+    old: Buffer, new: Buffer, marks: Buffer, before: Buffer, after: Buffer, *,
+    seed: int = 0, threads: int = 0, again: bool = False,
+) -> int:  # fmt: skip
     """Lay `rows` of `data` over blocks of a disk of `size` bytes; returns the bytes of the rows that change it.
 
     That is, those in granules (of 4096 bytes) that change; nothing is written. `rows` as in `kernels.EXTENTS`, their
@@ -53,33 +40,35 @@ def blend_blocks(
     """
     size, seed = number(_KERNEL, "size", size, 63), number(_KERNEL, "seed", seed)
     number(_KERNEL, "threads", threads)
-    numbers, granule_numbers = _numbers(blocks), _numbers(granules)
-    places = _rows(rows)
-    source, olds, news, flags = readable(data), writable(old), writable(new), writable(marks)
-    tables = writable(before), writable(after)
+    numbers, places, granule_numbers = _numbers(blocks), _rows(rows), _numbers(granules)
+    olds, news, flags, tables = writable(old), writable(new), writable(marks), (writable(before), writable(after))
     _check_room(olds, news, flags, tables, len(granule_numbers), len(numbers))
-    _check_plan(size, block_size, numbers, places, len(source), granule_numbers)
-    changed, each = 0, block_size // _GRANULE
+    _check_plan(size, block_size, numbers, places, len(readable(data)), granule_numbers)
+    changed = 0
     for index, block in enumerate(numbers.tolist()):
         start, end = block * block_size, min((block + 1) * block_size, size)
-        content = _read(fd, start, end, block_size)
         entry = slice(index * ENTRY_SIZE, (index + 1) * ENTRY_SIZE)
-        checksum_blocks(content[: end - start], block_size, seed, tables[0][entry])
-        mine = [at for at, granule in enumerate(granule_numbers.tolist()) if granule // each == block]
-        for at in mine:
-            low = int(granule_numbers[at]) * _GRANULE - start
-            olds[at * _GRANULE : (at + 1) * _GRANULE] = content[low : low + _GRANULE]
-        _lay_over(places, source, content, start, end)
-        for at in mine:
-            low = int(granule_numbers[at]) * _GRANULE - start
-            piece, was = content[low : low + _GRANULE], olds[at * _GRANULE : (at + 1) * _GRANULE]
-            flags[at] = 0 if was.any() else _OLD_ZERO
-            if again or (piece != was).any():
-                news[at * _GRANULE : (at + 1) * _GRANULE] = piece
-                flags[at] |= _CHANGED | (0 if piece.any() else _NEW_ZERO)
-                changed += _covered(places, start + low)
-        checksum_blocks(content[: end - start], block_size, seed, tables[1][entry])
+        content = _read(fd, start, end, block_size)
+        then = _laid_over(places, readable(data), content, start, end)
+        for held, table in zip((content, then), tables, strict=True):
+            checksum_blocks(held[: end - start], block_size, seed, table[entry])
+        for at, granule in enumerate(granule_numbers.tolist()):
+            if start <= granule * _GRANULE < start + block_size:
+                low = granule * _GRANULE - start
+                flags[at] = _keep(at, content[low:][:_GRANULE], then[low:][:_GRANULE], olds, news, again=again)
+                changed += _covered(places, start + low) if flags[at] & _CHANGED else 0
     return changed
+
+
+def _keep(at: int, was: Bytes, now: Bytes, olds: Bytes, news: Bytes, *, again: bool) -> int:
+    """One granule into its places; returns its mark."""
+    place = slice(at * _GRANULE, (at + 1) * _GRANULE)
+    olds[place] = was
+    mark = 0 if was.any() else _OLD_ZERO
+    if again or (now != was).any():
+        news[place] = now
+        mark |= _CHANGED | (0 if now.any() else _NEW_ZERO)
+    return mark
 
 
 def _numbers(data: Buffer) -> Numbers:
@@ -136,11 +125,13 @@ def _read(fd: int, start: int, end: int, block_size: int) -> Bytes:
     return content
 
 
-def _lay_over(rows: list[list[int]], data: Bytes, content: Bytes, start: int, end: int) -> None:
+def _laid_over(rows: list[list[int]], data: Bytes, content: Bytes, start: int, end: int) -> Bytes:
+    then = content.copy()
     for offset, length, place in rows:
         low, high = max(offset, start), min(offset + length, end)
         if low < high:
-            content[low - start : high - start] = data[place + low - offset : place + high - offset]
+            then[low - start : high - start] = data[place + low - offset : place + high - offset]
+    return then
 
 
 def _covered(rows: list[list[int]], start: int) -> int:
