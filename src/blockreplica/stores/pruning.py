@@ -189,10 +189,10 @@ class Pruner:
 
     def _sweep(self, layout: DiskLayout, older: int, newer: int, keep: set[Path]) -> None:
         """Remove what stands in the folder for epochs in (older, newer] but `keep`."""
-        for name in self._files.names(layout.undo):
+        folder = layout.undo
+        for name in self._files.names(folder):  # thousands of them, at every sync: no path is made of most
             first = name.split(".")[0].split("-")[0]
-            path = layout.undo / name
-            if first.isdigit() and older < int(first) <= newer and path not in keep:
+            if first.isdigit() and older < int(first) <= newer and (path := folder / name) not in keep:
                 self._files.unlink(path)
 
     def _write(self, epochs: list[int]) -> None:
