@@ -116,11 +116,13 @@ class ReplicaRecord(_Record, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Cursor(_Record, frozen=True, kw_only=True):
-    """Where an image's tracking stood at a cut: the last epoch that the point holds, and the log that ended it."""
+    """Where an image's tracking stood at a cut: the last epoch that the point holds, and the log that ended it.
+    `token`: of the sync that made the cut, see `tracking.cursors`; empty where nothing gives any out."""
 
     tracking_id: str
     epoch: int
     chain: str
+    token: str = ""
 
 
 class PointDisk(_Record, frozen=True, kw_only=True):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import blockreplica as br
+from blockreplica import kernels
 from blockreplica.replication import run
 
 
@@ -75,4 +77,110 @@ def test_an_interrupted_pass_does_not_go_on_in_another_history_of_the_same_epoch
     with br.track(image) as tracked:  # changed behind its back: this epoch ends at the open
         tracked.pwrite(b"new history", 3 << 20)
     relationship = br.protect(image, tmp_path / "store", name="vm")
+    assert recovered(relationship, tmp_path / "out") == image.read_bytes()
+
+
+class Frozen:
+    """A process that has a tracker's memory as it was, and goes on from there when it is told to."""
+
+    def __init__(self, go_on: Callable[[], None]) -> None:
+        waiting, self._told = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                os.close(self._told)
+                if os.read(waiting, 1):
+                    go_on()
+                    code = 0
+            finally:
+                os._exit(code)
+        os.close(waiting)
+
+    def go_on(self) -> None:
+        """Let it live, and see it end in order."""
+        os.write(self._told, b"!")
+        assert self._end() == 0
+
+    def _end(self) -> int:
+        os.close(self._told)  # nobody tells it any more: it ends
+        pid, self.pid = self.pid, 0
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def __enter__(self) -> Frozen:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.pid:
+            self._end()
+
+
+def snapshot(folder: Path) -> dict[int, tuple[str, bytes]]:
+    """All files of a folder by their inodes."""
+    return {path.stat().st_ino: (path.name, path.read_bytes()) for path in folder.iterdir() if path.is_file()}
+
+
+def put_back(folder: Path, files: dict[int, tuple[str, bytes]]) -> None:
+    """Every inode has its name and its content again: who has one open, or mapped, sees that."""
+    for path in list(folder.iterdir()):
+        number = path.stat().st_ino
+        if number in files:
+            path.rename(folder / f"inode {number}")
+        else:
+            path.unlink()
+    for number, (name, content) in files.items():
+        place = folder / f"inode {number}"
+        with place.open("r+b" if place.exists() else "wb") as file:
+            file.truncate(len(content))
+            file.write(content)
+        place.rename(folder / name)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_host_put_back_with_all_of_its_memory_is_compared(tmp_path: Path, image: Path, again: bool) -> None:
+    """The tracker goes on in the same epoch, of the same UUID, with other changes: numbers and chains fit."""
+    relationship = br.protect(image, tmp_path / "store", name="vm")
+    wrote(image, b"first", 0)
+    relationship.sync()
+    tracker = kernels.Tracker(image.parent, image.name)
+    tracker.pwrite(b"both histories", 1 << 20)
+
+    def other_history() -> None:
+        tracker.pwrite(b"new history", 5 << 20)
+        tracker.close()
+
+    with Frozen(other_history) as frozen:
+        before = snapshot(image.parent)
+        tracker.pwrite(b"old history", 3 << 20)
+        tracker.listen(image.parent, image.name)
+        assert relationship.sync().action == "delta"
+        tracker.drop()
+        put_back(image.parent, before)
+        frozen.go_on()
+    if again:
+        wrote(image, b"and another epoch", 6 << 20)
+    result = relationship.sync()
+    assert result.action == "resync"
+    assert "another history" in result.reason
+    assert recovered(relationship, tmp_path / "out") == image.read_bytes()
+    wrote(image, b"and on", 7 << 20)
+    assert relationship.sync().action == "delta"
+    assert recovered(relationship, tmp_path / "out") == image.read_bytes()
+
+
+def test_a_sync_that_dies_before_its_acknowledgement_is_no_other_history(
+    tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replica has what the sync made; its token was given out before, so that deltas go on."""
+    relationship = br.protect(image, tmp_path / "store", name="vm")
+    wrote(image, b"first", 0)
+    assert relationship.sync().action == "resync"  # tracked from here on
+    for at in range(1, 4):
+        wrote(image, b"more", at << 20)
+        with monkeypatch.context() as patch:
+            where = "acknowledge" if at % 2 else "_commit"
+            patch.setattr(run._Movement, where, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                relationship.sync()
+    assert relationship.sync().action == "delta"
     assert recovered(relationship, tmp_path / "out") == image.read_bytes()

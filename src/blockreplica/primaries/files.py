@@ -63,7 +63,7 @@ class ImageFiles:
                     live = source.tracked() and source.state == "tracking"
                     shown = source.names.shown if live else stack.enter_context(_formats().opened_as_raw(path, fmt))
                 images.append((source, shown))
-            return TrackedGroup(images, files, stack.pop_all(), log=self._log)
+            return TrackedGroup(images, files, stack.pop_all(), log=self._log, relationship=relationship)
 
     def states(self, addresses: Sequence[Path], relationship: UUID, files: Files) -> list[DiskState]:
         """What the tracker of each says, if it has one."""

@@ -37,6 +37,7 @@ class DiskView:
     damage: str = ""
     log_bytes: int = 0
     was_changed: bool = False
+    put_back: bool = False  # to a state before the cursor, with its tracking
     doubted: bool = False  # an fsync of it failed, and it could not be written again
     transit: bool = False  # logs are kept only while a sync is under way
 
@@ -62,7 +63,7 @@ def decide(view: DiskView) -> Decision:
         return Decision(Need.WHOLE, f"the tracking of {view.name} was started anew since the last point")
     if cursor.epoch > cut.epoch or (cursor.epoch == cut.epoch and cursor.chain != str(cut.chain)):
         return Decision(Need.WHOLE, f"the tracking of {view.name} tells another history than the last point")
-    if not follows(cursor, view.records, cut):
+    if view.put_back or not follows(cursor, view.records, cut):
         return Decision(Need.WHOLE, f"the tracking of {view.name} tells another history than the last point")
     if view.doubted:
         return Decision(Need.WHOLE, f"an fsync of {view.name} failed: what it reads as may not be on its disk")

@@ -385,4 +385,4 @@ def _is_past(cursor: Cursor, cut: Cut) -> bool:
 def _cursor(cut: Cut | None) -> Cursor | None:
     if cut is None:
         return None
-    return Cursor(tracking_id=str(cut.tracking_id), epoch=cut.epoch, chain=str(cut.chain))
+    return Cursor(tracking_id=str(cut.tracking_id), epoch=cut.epoch, chain=str(cut.chain), token=cut.token)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from ..errors import BlockReplicaError, BusyError, LogError
 from ..extents import Extent
@@ -28,6 +29,7 @@ class TrackedDisk:
         self.base, self.files, self._log = source, files, log
         self._content = content or source.path
         self.checked: set[Path] = set()
+        self.foreign: set[str] = set()  # tokens that the replica has, and that this host never gave out
 
     @property
     def name(self) -> str:
@@ -83,14 +85,14 @@ class LoggedChanges:
     def delta(self, stack: ExitStack) -> DeltaLogs:
         """The logs, opened and checked; LogError where they don't lead from the one cut to the other."""
         records = self._records()
-        if not follows(self._begin, records, self._cut):
+        if self._begin.token in self._disk.foreign or not follows(self._begin, records, self._cut):
             raise LogError(f"{self._disk.base.path}: its tracking tells another history than epoch {self._begin.epoch}")
         return DeltaLogs.open(records, self._begin, stack, checked=self._disk.checked, files=self._disk.files)
 
     def dirty(self, block_size: int, largest: int) -> Iterable[Extent]:
         """What the epochs' bitmaps name; all of the disk where they are not the successors of `begin`."""
         records = self._records()
-        if not follows(self._begin, records, self._cut):
+        if self._begin.token in self._disk.foreign or not follows(self._begin, records, self._cut):
             records = [EpochRecord(self._cut.epoch, None, None)]
         return dirty_extents(records, self._cut.size, block_size, largest, self._disk.files)
 
@@ -109,7 +111,8 @@ class LoggedChanges:
         return DiskView(
             name=disk.name, size=cut.size, cut=cut, cursor=begin, records=records, damage=damage,
             log_bytes=log_bytes, was_changed=disk.base.state in ("changed", "unclean"),
-            doubted=disk.base.doubted(), transit=disk.base.log_mode() == "transit",
+            put_back=begin.token in disk.foreign, doubted=disk.base.doubted(),
+            transit=disk.base.log_mode() == "transit",
         )  # fmt: skip
 
     def _records(self) -> list[EpochRecord]:
@@ -123,17 +126,26 @@ class TrackedGroup:
 
     def __init__(
         self, images: Sequence[tuple[ImageSource, Path | None]], files: Files, held: ExitStack | None = None,
-        *, log: LogMode = "always",
+        *, log: LogMode = "always", relationship: UUID | None = None,
     ) -> None:  # fmt: skip
         """Images, each with the raw file that shows it, if it is in another format; `held` is closed with the group.
 
         From the next acknowledgement on they have that log mode.
         """
         self._images, self._held = [image for image, _ in images], held or ExitStack()
+        self._relationship, self._token = relationship, ""
         self.sources = [TrackedDisk(image, content, files, log) for image, content in images]
 
     def prepare(self, known: Sequence[Sequence[Cursor]]) -> None:
-        """A cut of trackers needs nothing beforehand."""
+        """Give the sync a token, durably; whatever of `known` has one that was never given out is of a lost future."""
+        if self._relationship is None:
+            return
+        token = uuid4().hex
+        for source, cursors in zip(self.sources, known, strict=True):
+            with suppress(BlockReplicaError):  # a token that could not be noted makes the next sync compare
+                given = {cursor.token for cursor in cursors}
+                source.foreign = source.base.note_sync(self._relationship, given, token)
+        self._token = token
 
     def one_cut(self) -> bool:
         """Where logs are kept in transit only, the second cut makes the point of a delta too."""
@@ -141,7 +153,7 @@ class TrackedGroup:
 
     def cut(self) -> list[Cut | None]:
         """Cut all at one instant."""
-        return cut_together(self._images)
+        return [cut and replace(cut, token=self._token) for cut in cut_together(self._images)]
 
     def check(self) -> None:
         """What changes while it is read is in the next log, or the identity tells."""

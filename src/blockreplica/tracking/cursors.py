@@ -3,7 +3,12 @@
 What every cursor has passed is let go: its dirty bitmap is removed, its log becomes a spare. Cursors belong to a
 tracking UUID; those of an earlier one mean nothing any more. The file is JSON:
 
-    {"version": 1, "tracking_id": "...", "cursors": {"<relationship's UUID>": <epoch>, ...}}
+    {"version": 1, "tracking_id": "...", "cursors": {"<relationship's UUID>": <epoch>, ...},
+     "tokens": {"<relationship's UUID>": ["...", ...], ...}}
+
+A token is random and names one sync. It stands here, durably, before that sync cuts, and in all that the replica keeps
+of it. So a token that the replica has and that does not stand here is of a future that this host has lost: it was put
+back to an older state, perhaps with all of its memory, and has given the same epochs and UUIDs to other changes.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from uuid import UUID
 
@@ -29,6 +34,7 @@ SPARES = 1 << 30
 _TRIES, _PAUSE_S = 200, 0.025
 
 Cursors = dict[UUID, int]
+Tokens = dict[UUID, list[str]]
 
 
 class _NewerError(TrackingError):
@@ -41,7 +47,7 @@ def read_cursors(names: Names, tracking_id: UUID, files: Files) -> Cursors:
         raw = files.read(names.cursors, limit=LIMIT)
     except NotFoundError:
         return {}
-    return _parse(names, raw, tracking_id)
+    return _parse(names, raw, tracking_id)[0]
 
 
 def change_cursors(names: Names, tracking_id: UUID, files: Files, change: Callable[[Cursors], object]) -> None:
@@ -51,24 +57,51 @@ def change_cursors(names: Names, tracking_id: UUID, files: Files, change: Callab
     newer version's, which is left as it is.
     """
     with _locked(names, files) as file:
-        try:
-            cursors = _parse(names, file.pread(LIMIT, 0), tracking_id)
-        except _NewerError:
-            raise
-        except FormatError:
-            cursors = {}
-        had = bool(cursors)
+        cursors, tokens = _read_locked(names, file, tracking_id)
+        before = dict(cursors)
         change(cursors)
-        content = {
-            "version": VERSION,
-            "tracking_id": str(tracking_id),
-            "cursors": {str(relationship): epoch for relationship, epoch in sorted(cursors.items())},
-        }
-        files.write_durably(names.cursors, json.dumps(content, indent=1).encode() + b"\n")
+        for gone in before.keys() - cursors.keys():
+            tokens.pop(gone, None)
+        _write(names, tracking_id, cursors, tokens, files)
         if cursors:
             release(names, min(cursors.values()), files)
-        elif had:
+        elif before:
             forget(names, files)
+
+
+def note_sync(
+    names: Names, tracking_id: UUID, files: Files, relationship: UUID, known: Collection[str], token: str
+) -> set[str]:
+    """Record durably that a sync of this token begins. Returns those of `known`, which the replica has, that this host
+    never gave out; empty where a lost file leaves that open. TrackingError for a newer version's file."""
+    with _locked(names, files) as file:
+        cursors, tokens = _read_locked(names, file, tracking_id)
+        wanted = {each for each in known if each}
+        given = set(tokens.get(relationship, []))
+        foreign = wanted - given if cursors or tokens else set[str]()
+        tokens[relationship] = [*sorted(wanted - foreign), token]
+        _write(names, tracking_id, cursors, tokens, files)
+        return foreign
+
+
+def _read_locked(names: Names, file: File, tracking_id: UUID) -> tuple[Cursors, Tokens]:
+    """What is known; nothing of a damaged file."""
+    try:
+        return _parse(names, file.pread(LIMIT, 0), tracking_id)
+    except _NewerError:
+        raise
+    except FormatError:
+        return {}, {}
+
+
+def _write(names: Names, tracking_id: UUID, cursors: Cursors, tokens: Tokens, files: Files) -> None:
+    content = {
+        "version": VERSION,
+        "tracking_id": str(tracking_id),
+        "cursors": {str(relationship): epoch for relationship, epoch in sorted(cursors.items())},
+        "tokens": {str(relationship): each for relationship, each in sorted(tokens.items())},
+    }
+    files.write_durably(names.cursors, json.dumps(content, indent=1).encode() + b"\n")
 
 
 def release(names: Names, upto: int, files: Files, *, spares: int | None = None) -> None:
@@ -148,16 +181,17 @@ def _size(path: Path, files: Files) -> int:
         return 0
 
 
-def _parse(names: Names, raw: bytes, tracking_id: UUID) -> Cursors:
+def _parse(names: Names, raw: bytes, tracking_id: UUID) -> tuple[Cursors, Tokens]:
     if not raw:
-        return {}
+        return {}, {}
     try:
         content = json.loads(raw)
         version = content["version"]
         if version == VERSION:
             if UUID(content["tracking_id"]) != tracking_id:
-                return {}
-            return {UUID(name): int(epoch) for name, epoch in content["cursors"].items()}
+                return {}, {}
+            tokens = {UUID(name): [str(each) for each in listed] for name, listed in content.get("tokens", {}).items()}
+            return {UUID(name): int(epoch) for name, epoch in content["cursors"].items()}, tokens
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrackingError.at(names.cursors, 0, "cursors", wanted="a JSON record", got=repr(error)) from None
     newer = isinstance(version, int) and version > VERSION

@@ -10,7 +10,7 @@ import contextlib
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Literal
 from uuid import UUID
@@ -28,7 +28,7 @@ from ..errors import (
 from ..files import FILES, File, Files
 from ..hrl import Header
 from .control import Control, GoneError
-from .cursors import change_cursors
+from .cursors import change_cursors, note_sync
 from .names import Names
 from .native import open_tracker
 from .state import TrackingState, read_state
@@ -170,8 +170,7 @@ class ImageSource:
 
     def doubted(self) -> bool:
         """Whether an fsync of it failed, so that it may come to read otherwise than it does, by itself."""
-        with self._files.open(self.names.tracking) as file:
-            state = read_state(file, self.names.tracking)
+        state = self._state()
         return state is not None and state.failed
 
     def sync_image(self) -> None:
@@ -210,6 +209,13 @@ class ImageSource:
         """Keep all epochs after `epoch` for a relationship that has no cursor yet."""
         self._change_cursors(lambda cursors: cursors.setdefault(relationship, epoch))
 
+    def note_sync(self, relationship: UUID, known: Collection[str], token: str) -> set[str]:
+        """A sync begins: see `cursors.note_sync`."""
+        state = self._state()
+        if state is None:
+            return set()
+        return note_sync(self.names, state.tracking_id, self._files, relationship, known, token)
+
     def drop_cursor(self, relationship: UUID) -> None:
         """Forget a relationship."""
         self._change_cursors(lambda cursors: cursors.pop(relationship, None))
@@ -225,12 +231,15 @@ class ImageSource:
 
     def log_mode(self) -> LogMode:
         """The mode that the tracking file tells of."""
+        state = self._state()
+        return state.log if state else "always"
+
+    def _state(self) -> TrackingState | None:
         try:
             with self._files.open(self.names.tracking) as file:
-                state = read_state(file, self.names.tracking)
+                return read_state(file, self.names.tracking)
         except NotFoundError:
-            return "always"
-        return state.log if state else "always"
+            return None
 
     def _have_log(self, mode: LogMode) -> None:
         """Also where it has that mode already, a tracker need not go on with the log that the sync needed."""
@@ -273,8 +282,7 @@ class ImageSource:
         return ("closed" if same else "changed"), state
 
     def _holder(self) -> str:
-        with self._files.open(self.names.tracking) as file:
-            state = read_state(file, self.names.tracking)
+        state = self._state()
         return f"process {state.pid}" if state and state.pid else "another process"
 
     def _record(self, epoch: int, state: TrackingState | None) -> EpochRecord:
@@ -309,11 +317,7 @@ class ImageSource:
             return None, None
 
     def _change_cursors(self, change: Callable[[dict[UUID, int]], object]) -> None:
-        try:
-            with self._files.open(self.names.tracking) as file:
-                state = read_state(file, self.names.tracking)
-        except NotFoundError:
-            return
+        state = self._state()
         if state is not None:
             change_cursors(self.names, state.tracking_id, self._files, change)
 

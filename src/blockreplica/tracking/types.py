@@ -17,7 +17,8 @@ LogMode = Literal["always", "transit"]
 @dataclass(frozen=True, slots=True)
 class Cut:
     """An instant at which an image was cut. `epoch` is the one that ended there, `size` the image's bytes then,
-    `time` seconds since 1970, `chain` the UUID of the epoch and of its log, if it has one.
+    `time` seconds since 1970, `chain` the UUID of the epoch and of its log, if it has one. `token`: of the sync that
+    made it.
     """
 
     tracking_id: UUID
@@ -25,6 +26,7 @@ class Cut:
     size: int
     time: float
     chain: UUID
+    token: str = ""
 
     @classmethod
     def from_native(cls, fields: dict[str, Any]) -> Cut:
