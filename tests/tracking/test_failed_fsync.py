@@ -20,7 +20,8 @@ import blockreplica as br
 from blockreplica import kernels
 from blockreplica.errors import StorageError
 from blockreplica.tracking import ImageSource
-from crash.recording import Op, PowerCut, RecordingFiles, Unsynced
+from crash.power import PowerCut
+from crash.recording import Op, RecordingFiles, Unsynced
 
 from .helpers import HookedFiles, failing, make_image, unexplained
 from .test_power import NEXT_BOOT, REGION, SEED, after_reboot
@@ -81,16 +82,13 @@ def artifacts(image: Path, after: int, upto: int) -> list[tuple[bool, bool]]:
     return [(record.log is not None, record.dirty is not None) for record in records]
 
 
-def judge_at_every_step(tmp_path: Path, files: BrokenDisk, image: Path, begun: int, replica: bytes, epoch: int) -> None:
+def judge_at_every_step(disk: PowerCut, files: BrokenDisk, image: Path, begun: int, replica: bytes, epoch: int) -> None:
     """Cut the power at every step from `begun` on: what differs from the replica is named."""
-    disk, rng, inode = PowerCut(tmp_path / "never"), random.Random(SEED), image.stat()
-    disk._root = image.parent  # nothing was there before the first note
-    disk._folders.add(str(image.parent))
+    rng, inode, target = random.Random(SEED), image.stat(), image.parent.with_name("built")
     for step, op in enumerate(files.ops):
         disk.feed(op)
         if step < begun:
             continue
-        target = tmp_path / "built"
         disk.build(target, rng)
         after_reboot(target / "vm.img", inode)
         source = ImageSource.open(target / "vm.img", files=Unsynced())
@@ -101,21 +99,12 @@ def judge_at_every_step(tmp_path: Path, files: BrokenDisk, image: Path, begun: i
         shutil.rmtree(target)
 
 
-def made_by(files: BrokenDisk, image: Path) -> None:
-    """The image, as noted: it is there before the tracker is."""
-    with files.open(image, write=True, create=True) as file:
-        file.truncate(SIZE)
-        file.sync()
-    files.sync_folder(image.parent)
-
-
 @pytest.mark.parametrize("more", [0, 2])
 def test_what_an_fsync_lost_is_written_again_before_anything_is_compared(tmp_path: Path, more: int) -> None:
     """Sync, power cut: without the writing again the replica has what the disk lacks, and nobody knows."""
     print(f"seed {SEED}")
-    image, files = tmp_path / "live" / "vm.img", BrokenDisk()
-    image.parent.mkdir()
-    made_by(files, image)
+    image, files = new_image(tmp_path / "live"), BrokenDisk()
+    disk = PowerCut(image.parent)
     failed_life(image, files, NARROW, more=more)
     second = opened(image, files, hot_regions=NARROW)
     epoch = json.loads(second.cut())["epoch"]
@@ -125,7 +114,7 @@ def test_what_an_fsync_lost_is_written_again_before_anything_is_compared(tmp_pat
     second.cut()
     second.drop()
     assert artifacts(image, epoch, epoch + 1) == [(True, True)], "deltas again"
-    judge_at_every_step(tmp_path, files, image, begun, replica, epoch)
+    judge_at_every_step(disk, files, image, begun, replica, epoch)
 
 
 def test_only_what_was_hot_is_written_again(tmp_path: Path) -> None:

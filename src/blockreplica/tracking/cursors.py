@@ -4,7 +4,7 @@ What every cursor has passed is let go: its dirty bitmap is removed, its log bec
 tracking UUID; those of an earlier one mean nothing any more. The file is JSON:
 
     {"version": 1, "tracking_id": "...", "cursors": {"<relationship's UUID>": <epoch>, ...},
-     "tokens": {"<relationship's UUID>": ["...", ...], ...}}
+     "tokens": {"<relationship's UUID>": ["...", ...], ...}, "sum": <CRC-32C of the rest, as JSON with sorted keys>}
 
 A token is random and names one sync. It stands here, durably, before that sync cuts, and in all that the replica keeps
 of it. So a token that the replica has and that does not stand here is of a future that this host has lost: it was put
@@ -19,8 +19,10 @@ import os
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
+from .. import kernels
 from ..errors import BlockReplicaError, BusyError, FormatError, NotFoundError, TrackingError
 from ..files import File, Files
 from ..hrl.format import CHANGE_LOG, EXTENDED, HEADER_SIZE, Header
@@ -95,13 +97,19 @@ def _read_locked(names: Names, file: File, tracking_id: UUID) -> tuple[Cursors, 
 
 
 def _write(names: Names, tracking_id: UUID, cursors: Cursors, tokens: Tokens, files: Files) -> None:
-    content = {
+    content: dict[str, Any] = {
         "version": VERSION,
         "tracking_id": str(tracking_id),
         "cursors": {str(relationship): epoch for relationship, epoch in sorted(cursors.items())},
         "tokens": {str(relationship): each for relationship, each in sorted(tokens.items())},
     }
+    content["sum"] = _sum(content)
     files.write_durably(names.cursors, json.dumps(content, indent=1).encode() + b"\n")
+
+
+def _sum(content: dict[str, Any]) -> int:
+    rest = {name: each for name, each in content.items() if name != "sum"}
+    return kernels.crc32c(json.dumps(rest, sort_keys=True).encode())
 
 
 def release(names: Names, upto: int, files: Files, *, spares: int | None = None) -> None:
@@ -188,6 +196,8 @@ def _parse(names: Names, raw: bytes, tracking_id: UUID) -> tuple[Cursors, Tokens
         content = json.loads(raw)
         version = content["version"]
         if version == VERSION:
+            if content.get("sum", _sum(content)) != _sum(content):
+                raise ValueError("sum")
             if UUID(content["tracking_id"]) != tracking_id:
                 return {}, {}
             tokens = {UUID(name): [str(each) for each in listed] for name, listed in content.get("tokens", {}).items()}
