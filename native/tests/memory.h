@@ -298,6 +298,13 @@ static inline void memory_free(struct memory *memory) {
     pthread_mutex_destroy(&memory->lock);
 }
 
+/* No further call does anything. */
+static inline void memory_die(struct memory *memory) {
+    pthread_mutex_lock(&memory->lock);
+    memory->dies_at = memory->calls;
+    pthread_mutex_unlock(&memory->lock);
+}
+
 /* The machine lives again; calls no longer fail. Files that were open are to be closed first. */
 static inline void memory_revive(struct memory *memory) {
     memory->dies_at = memory->fails_at = 0;
