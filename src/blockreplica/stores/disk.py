@@ -72,7 +72,7 @@ class DiskWriter:
         self._layout, self._epoch, self._files, self._begin = layout, epoch, files, begin
         self._block_size, self._seed = record.block_size, record.seed
         self._history, self._era = epoch > 1, len(record.frozen)
-        files.make_folder(layout.folder)
+        files.make_folder(layout.undo)
         table = layout.table(self._era)
         fresh = not (files.exists(layout.image) and files.exists(table))
         self.image = files.open(layout.image, write=True, create=True)
@@ -287,7 +287,6 @@ class DiskWriter:
             self._undo.finish()
             self._undo = None
         else:
-            self._files.make_folder(self._layout.undo)
             self._files.write_durably(self._layout.undo_index(self._epoch), undo.empty_index(self._era))
 
     def close(self) -> None:

@@ -38,7 +38,6 @@ class UndoWriter:
         self._era, self._granules_a_block = era, block_size // GRANULE
         self._waiting: list[Array] = []
         self._resumed: Array = np.zeros(0, ROW)
-        files.make_folder(layout.undo)
         if files.exists(layout.undo_index(epoch)) or files.exists(layout.undo_log(epoch)):
             self._resume()
         else:
