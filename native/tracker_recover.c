@@ -7,8 +7,8 @@
  * so is what was pending. Then every block that the file may lack is written, and the log is sealed.
  *
  * The record is only read, and the same image gives the same log: whoever dies in here begins again. What
- * does not add up ends here, and the dirty bitmap stands in for the log. First of all the file gets the tail of
- * the log that had not reached it.
+ * does not add up ends here, and the dirty bitmap stands in for the log. First of all the file gets the tail
+ * of the log that had not reached it.
  */
 #include "tracker_parts.h"
 
