@@ -14,11 +14,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -140,6 +142,11 @@ int br_image_lock(int fd) {
     for (size_t i = 0; i < 5 && !error; i++)
         error = test_byte(fd, theirs[i]);
     return error == EAGAIN || error == EACCES ? EWOULDBLOCK : error;
+}
+
+bool br_is_shown(int fd) {
+    struct statfs system;
+    return fstatfs(fd, &system) == 0 && system.f_type == FUSE_SUPER_MAGIC;
 }
 
 int br_image_keep(int fd) {

@@ -19,6 +19,10 @@ int br_identity_of(int fd, struct br_identity *identity);
  * or ctime that differs. Waits some milliseconds at the most. */
 int br_identity_settled(int fd, struct br_identity *identity);
 
+/* Whether an open file is one that a process shows by FUSE, and not the empty one beneath it, which is what
+ * its name means again once that process has ended. */
+bool br_is_shown(int fd);
+
 /* Keep QEMU from beginning to write an open file, until it is closed; whoever writes it already goes on. 0 or
  * an errno. */
 int br_image_keep(int fd);

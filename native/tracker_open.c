@@ -206,6 +206,8 @@ static int open_files(struct br_tracker *tracker, const struct br_options *optio
     int error = folder->ops->open(folder, tracker->name, write, &tracker->image);
     if (error)
         return br_fail(failure, error, tracker->name, "opening the image");
+    if (tracker->container.file && !br_is_shown(tracker->image->ops->fileno(tracker->image)))
+        return br_fail(failure, ENOTCONN, tracker->name, "opening what a process shows of the image");
     error = tracker->image->ops->size(tracker->image, &size);
     if (error)
         return br_fail(failure, error, tracker->name, "measuring the image");

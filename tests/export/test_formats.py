@@ -19,7 +19,7 @@ import blockreplica as br
 from blockreplica.errors import BusyError, RefusedError, StorageError
 from blockreplica.files import FILES
 from blockreplica.primaries.files import ImageFiles
-from blockreplica.tracking import ImageSource
+from blockreplica.tracking import ImageSource, export
 from images.test_formats import change, compare, daemons, made, mounts
 
 from .conftest import MIB
@@ -242,3 +242,19 @@ def test_an_image_read_while_its_export_ends_is_never_taken_for_an_empty_one(tmp
     group.close()
     assert vm.sync().action == "resync"
     same(vm, image, tmp_path)
+
+
+def test_the_empty_file_beneath_a_daemon_that_has_just_ended_is_not_tracked_as_the_image(tmp_path: Path) -> None:
+    """A cut of it would make a point of no bytes."""
+    image, empty = made(tmp_path / "vm.qcow2", "qcow2"), tmp_path / "vm.raw"
+    empty.touch()
+    words = f"-f -U {tmp_path / 's'} {export.PLUGIN} image={empty} container={image} tracking-dir={tmp_path}"
+    begun = f"sleep 60 >/dev/null 2>&1 & echo $! >{tmp_path / 'pid'}; exec nbdkit {words} served-by=$!"
+    try:
+        done = subprocess.run(["sh", "-c", begun], capture_output=True, text=True, timeout=20)
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
+    assert done.returncode != 0
+    assert "opening what a process shows" in done.stderr
+    assert empty.stat().st_size == 0
+    assert not (tmp_path / "vm.raw.tracking").exists()
