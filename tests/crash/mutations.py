@@ -196,8 +196,8 @@ MUTATIONS = [
     Mutation(
         "the copy of a record stays behind",
         "stores/directory.py",
-        "if self.record_errors() or self._copy_is_another():",
-        "if self.record_errors():",
+        "if not self.record_errors() and not self._copy_is_another():",
+        "if not self.record_errors():",
         ERAS,
     ),
     Mutation("a table that proves points goes", PRUNING, " - living:\n", ":\n", ERAS),
