@@ -67,7 +67,7 @@ class DuringCopy(Progress):
 
 
 def test_invariant_4_what_is_written_while_the_dirty_blocks_are_read_is_in_the_point_whole(world: World) -> None:
-    with br.track(world.image) as image:
+    with br.track(world.image, log_limit=1 << 30) as image:  # half an image of 8 MiB is soon full
         first = image.pread(MIB, 0)
         writer = Writer(image, 0, MIB, seed=11, first=first)
         stop = threading.Event()
