@@ -99,11 +99,6 @@ static int zero_by(size_t index, int fd, uint64_t offset, uint64_t length) {
     return write_zeros(fd, offset, length);
 }
 
-void br_begin_writeback(int fd, uint64_t offset, uint64_t length) {
-    if (length) /* none would mean: all */
-        (void)!sync_file_range(fd, (off_t)offset, (off_t)length, SYNC_FILE_RANGE_WRITE);
-}
-
 int br_punch_hole(int fd, uint64_t offset, uint64_t length) {
     return zero_by(0, fd, offset, length);
 }

@@ -25,10 +25,6 @@ int br_punch_hole(int fd, uint64_t offset, uint64_t length);
 /* The same without a hole: for file systems whose holes need not read as zeros. */
 int br_zero_range(int fd, uint64_t offset, uint64_t length);
 
-/* Let the system begin to write what is dirty of [offset, offset + length). A hint: nothing is durable by it,
- * and what goes wrong, the caller's fsync tells. */
-void br_begin_writeback(int fd, uint64_t offset, uint64_t length);
-
 /* Batches of extents: rows of file offset u64, length u64, buffer offset u64, little-endian. */
 #define BR_EXTENT_SIZE 24
 

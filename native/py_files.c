@@ -180,16 +180,6 @@ static PyObject *punch_hole(ARGUMENTS) {
     return br_finish_none(&a, error);
 }
 
-static PyObject *begin_writeback(ARGUMENTS) {
-    TAKE(begin_writeback, FD(fd), OFFSET(offset), OFFSET(length));
-    if (a.number[2] > INT64_MAX - a.number[1])
-        return br_reject(&a, "the extent must end below 2**63");
-    Py_BEGIN_ALLOW_THREADS;
-    br_begin_writeback((int)a.number[0], a.number[1], a.number[2]);
-    Py_END_ALLOW_THREADS;
-    return br_finish_none(&a, 0);
-}
-
 static PyMethodDef methods[] = {
 #if BR_HAVE_XXHASH
     BR_METHOD(checksum_file, "Checksum table of a file extent; returns the bytes read."),
@@ -199,7 +189,6 @@ static PyMethodDef methods[] = {
 #endif
     BR_METHOD(read_extents, "Read a batch of extents into a buffer."),
     BR_METHOD(write_extents, "Write a batch of extents from a buffer."),
-    BR_METHOD(begin_writeback, "Begin to write what is dirty of an extent; a hint."),
     BR_METHOD(punch_hole, "Make an extent of a file read as zeros."),
     {NULL, NULL, 0, NULL},
 };

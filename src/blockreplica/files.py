@@ -136,12 +136,6 @@ class File:
         with translated(self.path, "dropping it from memory"):
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def begin_writeback(self, offset: int, length: int) -> None:
-        """Let the system begin to write an extent, so that `sync` finds less to do. A hint: nothing is durable by it,
-        and what goes wrong, `sync` tells."""
-        with translated(self.path, "beginning to write"):
-            kernels.begin_writeback(self._fd, offset, length)
-
     def next_data(self, offset: int) -> int | None:
         """The next byte at or behind `offset` that is not in a hole, or None."""
         with translated(self.path, f"looking for data from offset {offset}"):

@@ -23,7 +23,6 @@ VARIANT: str
 
 _CHECKSUMS = ("blend_blocks", "checksum_buffer", "checksum_file", "copy_file", "compare_files")
 _OTHERS = (
-    "begin_writeback",
     "bitmap_clear",
     "bitmap_count",
     "bitmap_merge",
@@ -53,7 +52,6 @@ if TYPE_CHECKING:
     from ._native import Overlay as Overlay
     from ._native import Tracker as Tracker
     from ._native import TrackerFailure as TrackerFailure
-    from ._native import begin_writeback as begin_writeback
     from ._native import bitmap_clear as bitmap_clear
     from ._native import bitmap_count as bitmap_count
     from ._native import bitmap_merge as bitmap_merge

@@ -111,15 +111,6 @@ def test_what_cannot_be_punched_is_the_systems_error(kernel: SimpleNamespace, tm
     os.close(fd)
 
 
-def test_a_hint_to_write_changes_nothing_and_never_fails(kernel: SimpleNamespace, tmp_path: Path) -> None:
-    data = make_image(tmp_path / "image", 4)
-    with opened(tmp_path / "image") as [fd]:
-        for offset, length in INSIDE + BEYOND[:-1]:
-            kernel.begin_writeback(fd, offset, length)
-        kernel.begin_writeback(-1, 0, PAGE)
-    assert (tmp_path / "image").read_bytes() == data
-
-
 def strace_injects(tmp_path: Path) -> bool:
     if shutil.which("strace") is None:
         return False

@@ -8,14 +8,13 @@ from __future__ import annotations
 from .bitmaps import bitmap_clear, bitmap_count, bitmap_merge, bitmap_next, bitmap_runs, bitmap_set
 from .blend import blend_blocks
 from .buffers import checksum_buffer, compare_buffers, compare_tables, find_zeros
-from .extents import begin_writeback, punch_hole, read_extents, write_extents
+from .extents import punch_hole, read_extents, write_extents
 from .files import checksum_file, compare_files, copy_file
 from .hrl import hrl_block, hrl_encode, hrl_read, hrl_salvage, hrl_walk
 from .logs import coalesce
 from .sums import byte_sum, crc32c, crc32c_rows, pack_table, unpack_table
 
 __all__ = [
-    "begin_writeback",
     "bitmap_clear",
     "bitmap_count",
     "bitmap_merge",

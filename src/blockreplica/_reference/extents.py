@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _EXTENT = struct.Struct("<QQQ")
 _BLKGETSIZE64 = 0x80081272
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 1, 2, 16
-_WRITE = 2  # of sync_file_range
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
@@ -126,18 +125,6 @@ def punch_hole(fd: int, offset: int, length: int) -> None:
     zeros = memoryview(bytes(1 << 16))
     for at in range(offset, offset + length, len(zeros)):
         write_at(fd, zeros[: offset + length - at], at)
-
-
-def begin_writeback(fd: int, offset: int, length: int) -> None:
-    """Let the system begin to write what is dirty of an extent, so that an fsync to come finds less to do.
-
-    A hint: nothing is durable by it, and what goes wrong, that fsync tells.
-    """
-    offset, length = check_extent("begin_writeback", offset, length)
-    if length:  # none would mean: all
-        call = ctypes.CDLL(None).sync_file_range
-        call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-        call(fd, offset, length, _WRITE)
 
 
 def _fallocate(fd: int, mode: int, offset: int, length: int) -> int:

@@ -64,7 +64,6 @@ class LogWriter:
         self._count = 0
         #: The block before, how many there are, and where the next data goes.
         self._last, self._number, self._at = 0, 0, HEADER_SIZE
-        self._begun = 0  # up to here the system was told to write
         self._failed = self._closed = False
 
     @classmethod
@@ -179,11 +178,6 @@ class LogWriter:
         if self._count:
             self._write_block()
 
-    def begin_writeback(self) -> None:
-        """Let the system begin to write what was appended since the last call; `sync` then has less to wait for."""
-        self._file.begin_writeback(self._begun, self._at - self._begun)
-        self._begun = self._at
-
     def sync(self) -> None:
         """`flush`, and all of it survives a power cut. After a failure the log is lost: it can only be abandoned."""
         self._alive()
@@ -231,7 +225,7 @@ class LogWriter:
         self._file.pwrite(self._raw, 0)
         self._file.sync()
         self._file.truncate(end)
-        self._at = self._begun = end
+        self._at = end
         if self._number == 0:
             self._begin()
         self._file.sync()

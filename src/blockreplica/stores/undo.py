@@ -187,7 +187,6 @@ class UndoWriter:
         entries["source"], entries["operation"] = runs["buffer"], 1
         rows = np.zeros(len(runs), ROW)
         rows["log_offset"] = self._log.append_many(entries, np.ascontiguousarray(old))
-        self._log.begin_writeback()  # while the next batch is prepared; scattered writes gain nothing by it
         rows["offset"], rows["length"], rows["kind"] = runs["offset"], runs["length"], DATA
         self._waiting.append(rows)
 
