@@ -72,15 +72,17 @@ static int record_open(struct br_tracker *tracker, const struct br_identity *now
 
 /* The same as one that is closed in order. An image without identity is never provable, so it stays unclean;
  * so does one that is not `judged` any more (NULL: nobody else could write it), for somebody wrote it since.
- */
+ * What was settled is saved in any case: an epoch that ended for want of proof must be seen to have ended. */
 static int record_closed(struct br_tracker *tracker, const struct br_identity *judged) {
     struct br_state *state = &tracker->tracking.state;
     struct br_file *image = witness(tracker);
     if (tracker->image_failed)
         return EIO;
     int error = br_identity_settled(image->ops->fileno(image), &state->identity);
+    if (error == ENOTSUP)
+        return br_save_state(tracker);
     if (error)
-        return error == ENOTSUP ? 0 : error;
+        return error;
     if (judged && !tracker->identity_given && !br_identity_equal(judged, &state->identity)) {
         tracker->all_suspect = true;
         return br_save_state(tracker);

@@ -16,8 +16,11 @@ from uuid import UUID
 import pytest
 
 import blockreplica as br
-from blockreplica.errors import RefusedError
+from blockreplica import kernels
+from blockreplica.errors import NotFoundError, RefusedError, UsageError
+from blockreplica.files import FILES
 from blockreplica.tracking import ImageSource
+from blockreplica.tracking.state import read_state
 from tracking.helpers import replay
 
 from .conftest import MIB, SIZE
@@ -203,3 +206,59 @@ def test_a_block_device_is_served_cut_and_synced_and_its_growth_noticed(
     with open(device, "rb") as file:
         assert (tmp_path / "out.img").read_bytes() == file.read()
     assert vm.points()[-1].disks[0].size == 20 * MIB
+
+
+def epoch_of(folder: Path, device: Path) -> int:
+    path = folder / f"{device.name}.tracking"
+    with FILES.open(path) as file:
+        state = read_state(file, path)
+    assert state is not None
+    return state.epoch
+
+
+def test_rule_6_a_device_that_was_written_while_nothing_tracked_it_is_compared(
+    device: Path, tmp_path: Path, serve: Serve
+) -> None:
+    """Nothing proves who a device is: whatever state its tracker left it in, a sync takes nothing for unchanged."""
+    folder = tmp_path / "tracking"
+    folder.mkdir()
+    served = serve(device, tracking_dir=folder)
+    vm = br.protect(device, tmp_path / "store", name="vm", tracking_dir=folder)
+    qemu_io(served.uri, "write -P 5 1M 64k")
+    assert vm.sync().action == "delta"
+    served.close()
+    for number in (1, 2):
+        with open(device, "r+b") as file:
+            file.seek(number << 20)
+            file.write(b"foreign" * number)
+        assert vm.sync().action == "scan"
+        assert vm.replica.read(vm.points()[-1].id, number << 20, 7) == b"foreign"
+    settled = ended = epoch_of(folder, device)
+    for _ in range(2):  # what sets the log mode of an image that nobody has open
+        kernels.Tracker(device.parent, device.name, tracking_folder=folder, settle_only=True, log="transit").close()
+        ended, settled = settled, epoch_of(folder, device)
+        assert settled > ended, "the epoch ended with nothing, durably"
+    served = serve(device, tracking_dir=folder, log="always")
+    assert vm.sync().action == "resync"
+    qemu_io(served.uri, "write -P 6 2M 64k")
+    assert vm.sync().action == "delta"
+    assert vm.verify().damage == []
+
+
+def test_rule_7_a_device_is_tracked_in_a_folder_that_was_named_alone(device: Path, serve: Serve) -> None:
+    """/dev is in memory: a tracking file there would be gone at the next boot, and logs would fill it."""
+    for use in (lambda: serve(device), lambda: br.track(device)):
+        with pytest.raises(UsageError, match="tracking"):
+            use()
+    assert not list(device.parent.glob(f"{device.name}.*"))
+
+
+def test_a_device_without_a_medium_is_no_empty_disk(device: Path, tmp_path: Path) -> None:
+    vm = br.protect(device, tmp_path / "store", name="vm")
+    subprocess.run(["losetup", "--detach", device], check=True)
+    try:
+        with pytest.raises(NotFoundError, match="no medium"):
+            vm.sync()
+    finally:
+        subprocess.run(["losetup", device, tmp_path / "backing"], check=True)
+    assert len(vm.points()) == 1

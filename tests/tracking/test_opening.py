@@ -15,8 +15,10 @@ import pytest
 
 from blockreplica import kernels
 from blockreplica.errors import BlockReplicaError, BusyError, TrackingError
+from blockreplica.files import FILES
 from blockreplica.tracking import ImageSource, TrackedImage, track
 from blockreplica.tracking.names import Names
+from blockreplica.tracking.native import open_tracker
 from blockreplica.tracking.state import VERSION, read_state
 
 from .helpers import GRANULE, MIB, HookedFiles, beside, die, dirty_granules, make_image
@@ -292,6 +294,8 @@ def test_a_newer_tracking_file_is_refused_and_left_alone(image: Path) -> None:
     path.write_bytes(raw)
     with pytest.raises(TrackingError, match="version"):
         track(image)
+    with pytest.raises(TrackingError, match=f"wanted at most {VERSION}"):
+        open_tracker(Names.of(image), files=FILES)
     with pytest.raises(TrackingError, match="version"):
         ImageSource.open(image)
     assert path.read_bytes() == raw

@@ -11,6 +11,7 @@ from enum import IntEnum
 
 from ..manifest import Cursor
 from ..tracking import Cut, EpochRecord
+from ..units import format_size
 
 DEEP, SEEDED = "deep-resync", "seeded"  # movements that are more than their action says
 TAKEN_UP = "an interrupted movement is taken up again"
@@ -35,6 +36,7 @@ class DiskView:
     cursor: Cursor | None
     records: Sequence[EpochRecord] = ()
     damage: str = ""
+    dirty_bytes: int = 0  # what is dirty by the bitmaps alone
     log_bytes: int = 0
     was_changed: bool = False
     put_back: bool = False  # to a state before the cursor, with its tracking
@@ -76,7 +78,9 @@ def decide(view: DiskView) -> Decision:
         return Decision(Need.PARTIAL, f"{view.name} is dirty; its log is kept in transit only", usual=True)
     if view.damage:
         whole = any(record.dirty is None for record in view.records)
-        return Decision(Need.WHOLE if whole else Need.PARTIAL, view.damage)
+        if whole:
+            return Decision(Need.WHOLE, view.damage)
+        return Decision(Need.PARTIAL, f"{view.damage}: {format_size(view.dirty_bytes)} of the disk are compared")
     if view.log_bytes > LOG_SHARE * view.size:
         return Decision(Need.WHOLE, f"the logs of {view.name} hold more than {LOG_SHARE:.0%} of the disk")
     if not view.records:

@@ -111,9 +111,15 @@ class LoggedChanges:
         return DiskView(
             name=disk.name, size=cut.size, cut=cut, cursor=begin, records=records, damage=damage,
             log_bytes=log_bytes, was_changed=disk.base.state in ("changed", "unclean"),
+            dirty_bytes=self._dirty_bytes(records) if damage else 0,
             put_back=begin.token in disk.foreign, doubted=disk.base.doubted(),
             transit=disk.base.log_mode() == "transit",
         )  # fmt: skip
+
+    def _dirty_bytes(self, records: Sequence[EpochRecord]) -> int:
+        if any(record.dirty is None for record in records):
+            return self._cut.size
+        return sum(each.length for each in dirty_extents(records, self._cut.size, 1, self._cut.size, self._disk.files))
 
     def _records(self) -> list[EpochRecord]:
         return self._disk.base.records(self._begin.epoch, self._cut.epoch)

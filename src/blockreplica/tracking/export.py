@@ -95,6 +95,7 @@ def export(
     program = require_nbdkit(PLUGIN)
     names = Names.of(path, tracking_dir)
     require_image(names.image)
+    names.require_folder()
     names.claim(FILES)
     names.refuse_confusion(FILES)
     fmt = _format(names, format)

@@ -52,6 +52,7 @@ class TrackedImage:
         tracking_dir: str | os.PathLike[str] | None = None, log: LogMode | None = None, format: str | None = None,
     ) -> None:  # fmt: skip
         self._names = Names.of(path, tracking_dir)
+        self._names.require_folder()
         self._names.claim(files)
         _require_raw(self._names, files, format)
         self.path = self._names.image

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import NotFoundError, RefusedError
+from ..errors import NotFoundError, RefusedError, UsageError
 from ..files import Files
 
 
@@ -34,6 +34,12 @@ class Names:
     def apart(self) -> bool:
         """Whether the tracker's files stand elsewhere than the image."""
         return self.folder != self.image.parent
+
+    def require_folder(self) -> None:
+        """UsageError for a block device without a tracking folder: /dev is in memory, and gone at the next boot."""
+        if not self.apart and is_device(self.image):
+            raise UsageError(f"{self.image}: is a block device, and has no folder for logs and tracking file; "
+                             "name one as tracking folder (--tracking-dir)")  # fmt: skip
 
     def claim(self, files: Files) -> None:
         """Make sure that a tracking folder's files of this name are those of this image. RefusedError: of another."""
@@ -126,9 +132,12 @@ def image_path(path: Path | str | os.PathLike[str]) -> Path:
     """The path of an image without symbolic links; but a block device's as it is given, because what a link such as
     /dev/vg/disk leads to has another name after the next boot."""
     resolved = Path(path).resolve()
+    return Path(os.path.abspath(path)) if is_device(resolved) else resolved
+
+
+def is_device(path: Path) -> bool:
+    """Whether it is a block device."""
     try:
-        if stat.S_ISBLK(os.stat(resolved).st_mode):
-            return Path(os.path.abspath(path))
+        return stat.S_ISBLK(os.stat(path).st_mode)
     except OSError:
-        pass
-    return resolved
+        return False

@@ -11,6 +11,7 @@ from ..errors import BlockReplicaError, BusyError, TrackingError, from_os_error
 from ..files import Files
 from ..places import marks_folder
 from .names import Names
+from .state import VERSION
 from .types import LogMode
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def typed(failure: dict[str, Any], names: Names) -> BlockReplicaError:
         return BusyError(f"{path}: {doing} failed: {holder} has it; close that first, or go through it")
     if failure["kind"] == "newer":
         hint = "a newer blockreplica wrote it: use that one"
-        return TrackingError.at(path, 8, "version", wanted="at most 2", got=detail, hint=hint)
+        return TrackingError.at(path, 8, "version", wanted=f"at most {VERSION}", got=detail, hint=hint)
     if failure["errno"] == errno.EBUSY:
         return BusyError(f"{path}: {doing} failed; try again")
     return from_os_error(OSError(failure["errno"], ""), path, doing)

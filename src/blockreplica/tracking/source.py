@@ -29,7 +29,7 @@ from ..files import FILES, File, Files
 from ..hrl import Header
 from .control import Control, GoneError
 from .cursors import change_cursors, note_sync
-from .names import Names
+from .names import Names, is_device
 from .native import open_tracker
 from .state import TrackingState, read_state
 from .types import Cut, EpochRecord, Identity, LogMode, TrackingStatus, same_log
@@ -68,7 +68,9 @@ class ImageSource:
         names = Names.of(path, tracking_dir)
         require_image(names.image)
         names.claim(files)
-        files.open(names.image).close()
+        with files.open(names.image) as image:
+            if is_device(names.image) and image.size() == 0:
+                raise NotFoundError(f"{names.image}: has no medium; attach it, or check the path")
         source = cls(names, files)
         source.state = source._look()
         return source
@@ -101,11 +103,15 @@ class ImageSource:
             return None
 
     def tracked(self) -> bool:
-        """Whether it is tracked at all."""
-        there = self._files.exists(self.names.tracking)
-        if not there:
+        """Whether it is tracked at all. A block device is only while a tracker has it open: nothing else of it tells
+        that nobody wrote it since."""
+        if not self._files.exists(self.names.tracking):
             self.state = "untracked"
-        return there
+            return False
+        if is_device(self.path):
+            self.state = self._look()
+            return self.state == "tracking"
+        return True
 
     def ask(self) -> Control | None:
         """A connection to its tracker, when one has the image open."""
@@ -148,6 +154,8 @@ class ImageSource:
         if self.state == "closed" and state is not None:
             return HeldImage(file, state)
         file.close()  # the tracker takes the lock itself
+        if is_device(self.path):
+            return None
         try:
             open_tracker(self.names, files=self._files, settle_only=True).close()
         except BusyError:
