@@ -35,6 +35,12 @@ class Names:
         """Whether the tracker's files stand elsewhere than the image."""
         return self.folder != self.image.parent
 
+    def ready(self, files: Files) -> None:
+        """All that must be asked before a tracker of this image begins."""
+        self.require_folder()
+        self.claim(files)
+        self.refuse_confusion(files)
+
     def require_folder(self) -> None:
         """UsageError for a block device without a tracking folder: /dev is in memory, and gone at the next boot."""
         if not self.apart and is_device(self.image):
