@@ -8,12 +8,13 @@ PYTEST_ARGS ?= -n auto
 BENCH_ARGS ?=
 SOURCES := src tests benchmarks demo setup.py
 
-.PHONY: help demo test campaign mutations bench bench-store bench-smoke kernels lint types format native-test clean
+.PHONY: help demo test campaign flips mutations bench bench-store bench-smoke kernels lint types format native-test clean
 
 help:
 	@echo "make demo         replicate a real disk image end to end, and let e2fsck judge what is recovered"
 	@echo "make test         all tests (PYTEST_ARGS=...)"
 	@echo "make campaign     the long seeded crash campaigns; BLOCKREPLICA_SEED=... repeats one"
+	@echo "make flips        every bit of two small stores flipped (part of make campaign)"
 	@echo "make mutations    bugs planted in the store, one at a time: the tests must catch each"
 	@echo "make bench        against rsync, qemu-img and cp (BENCH_ARGS=...); bench-smoke: the same, small"
 	@echo "make bench-store  verify against cat, a delta of random writes, two thousand points"
@@ -33,7 +34,7 @@ campaign: export BLOCKREPLICA_CRASH_STATES ?= 17000
 campaign: export BLOCKREPLICA_FAULTS ?= 0
 campaign: export BLOCKREPLICA_KILL_SEEDS ?= 40
 campaign: export BLOCKREPLICA_KILL_TIMED ?= 60
-campaign: export BLOCKREPLICA_FLIPS ?= 400
+campaign flips: export BLOCKREPLICA_FLIPS ?= 0
 campaign: export BLOCKREPLICA_MACHINE_EXAMPLES ?= 500
 campaign: export BLOCKREPLICA_GUEST_ROUNDS ?= 25
 campaign:
@@ -41,6 +42,10 @@ campaign:
 	@echo "BLOCKREPLICA_SEED=$$BLOCKREPLICA_SEED"
 	@$(PYTHON) -m pytest -m campaign $(PYTEST_ARGS)
 	@$(PYTHON) -m pytest tests/crash tests/replication/test_machine.py $(PYTEST_ARGS)
+
+flips:
+	@tools/bootstrap dev
+	@$(PYTHON) -m pytest tests/crash/test_single_flips.py $(PYTEST_ARGS)
 
 mutations:
 	@tools/bootstrap dev
