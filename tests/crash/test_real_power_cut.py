@@ -6,11 +6,8 @@ the disk has it, differs from what it was at that cut.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import random
-import shutil
-import struct
 import subprocess
 import sys
 import time
@@ -21,9 +18,9 @@ import pytest
 
 from blockreplica import kernels
 from blockreplica.tracking import ImageSource
+from crash.loops import loop_mounted, lose_power, mount_again
 from tracking.helpers import GRANULE, MIB, differing_granules, dirty_granules
 
-GOINGDOWN, NO_LOG_FLUSH = 0x8004587D, 2
 SIZE = 64 * MIB
 SEED = int(os.environ.get("BLOCKREPLICA_SEED", "0")) or random.randrange(2**32)
 
@@ -54,21 +51,9 @@ sys.stdin.read()
 
 @pytest.fixture(params=["ext4", "xfs"])
 def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A folder on a file system of its own; `<folder>.img` is its device."""
-    device, folder = tmp_path / "disk.img", tmp_path / "disk"
-    make = shutil.which(f"mkfs.{request.param}")
-    if os.geteuid() != 0 or make is None:
-        pytest.skip(f"no right to mount, or no mkfs.{request.param}")
-    folder.mkdir()
-    device.touch()
-    os.truncate(device, 512 * MIB)
-    subprocess.run([make, "-q", device], check=True, capture_output=True)
-    if subprocess.run(["mount", "-o", "loop", device, folder], capture_output=True).returncode != 0:
-        pytest.skip(f"{request.param} can't be mounted here")
-    try:
+    """Where the image lies."""
+    with loop_mounted(tmp_path, request.param, 512 * MIB) as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", folder], capture_output=True)
 
 
 def cut_the_power(folder: Path, seed: int) -> str:
@@ -84,12 +69,9 @@ def cut_the_power(folder: Path, seed: int) -> str:
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
         time.sleep(rng.random() * 0.3)
-        fd = os.open(folder, os.O_RDONLY)
-        fcntl.ioctl(fd, GOINGDOWN, struct.pack("<I", NO_LOG_FLUSH))
-        os.close(fd)
+        lose_power(folder)
         child.kill()
-    subprocess.run(["umount", folder], check=True)
-    subprocess.run(["mount", "-o", "loop", folder.with_suffix(".img"), folder], check=True)
+    mount_again(folder)
     kernels.Tracker(folder, "vm.img", settle_only=True, boot_id=b"another boot....").close()
     source = ImageSource.open(image)
     found = source.cut()
