@@ -1,4 +1,4 @@
-"""A small disk of its own, with a file system whose power can be cut, and a machine that has been booted again."""
+"""A small disk of its own, with a file system whose power can be cut."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import shutil
 import struct
 import subprocess
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,6 @@ from pathlib import Path
 import pytest
 
 GOINGDOWN, NO_LOG_FLUSH = 0x8004587D, 2
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @contextmanager
@@ -48,13 +46,3 @@ def mount_again(folder: Path) -> None:
     """What the next boot does; nobody has a file open there any more."""
     subprocess.run(["umount", folder], check=True)
     subprocess.run(["mount", "-o", "loop", folder.with_suffix(".img"), folder], check=True)
-
-
-def booted_again(folder: Path, *command: str | Path) -> list[str]:
-    """The command line that runs `command` as after another boot: with a boot id of its own. Skips without unshare."""
-    if shutil.which("unshare") is None:
-        pytest.skip("unshare is not installed (Debian: util-linux)")
-    own = folder / "boot_id"
-    own.write_text(f"{uuid.uuid4()}\n")
-    script = 'mount --bind "$0" "$1" || exit 99; shift; exec "$@"'
-    return ["unshare", "-m", "sh", "-c", script, str(own), str(BOOT_ID), *map(str, command)]
