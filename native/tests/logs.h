@@ -62,16 +62,13 @@ static uint64_t apply_block(const struct hrl_log *format, const uint8_t *block, 
     return used;
 }
 
-/* Apply the sealed log of an epoch to `image`, which has `size` bytes. */
-static inline void replay(uint64_t epoch, uint8_t *image, uint64_t size) {
-    char name[64];
-    uint64_t length, blocks = 0;
+/* Apply a sealed log to `image`, which has `size` bytes. */
+static inline void replay_log(const uint8_t *log, uint64_t length, uint8_t *image, uint64_t size) {
+    uint64_t blocks = 0;
     static uint64_t at[1 << 16];
     struct hrl_header header;
     struct hrl_log format;
     struct hrl_fault fault;
-    snprintf(name, sizeof name, "vm.img.%06llu.hrl", (unsigned long long)epoch);
-    uint8_t *log = slurp(name, &length);
     CHECK(hrl_decode_header(log, &header, &fault) && header.end && header.end <= length);
     hrl_bind(&format, &header);
     for (uint64_t here = header.end - HRL_METADATA_SIZE;; here -= br_get64(log + here)) {
@@ -86,6 +83,15 @@ static inline void replay(uint64_t epoch, uint8_t *image, uint64_t size) {
         data += HRL_METADATA_SIZE;
     }
     CHECK(header.end == data);
+}
+
+/* That of an epoch. */
+static inline void replay(uint64_t epoch, uint8_t *image, uint64_t size) {
+    char name[64];
+    uint64_t length;
+    snprintf(name, sizeof name, "vm.img.%06llu.hrl", (unsigned long long)epoch);
+    uint8_t *log = slurp(name, &length);
+    replay_log(log, length, image, size);
     free(log);
 }
 

@@ -1,23 +1,30 @@
 /* A folder in memory that loses what a power cut takes: each sector that was not synced is, by chance, old or
  * new; names are those of the last sync of the folder, or the newer ones. A call may be made to fail, or to
- * be the last one that anybody made. */
+ * be the last one that anybody made. Files may be mapped: what is stored there waits for a sync as well. */
 #ifndef BR_TESTS_MEMORY_H
 #define BR_TESTS_MEMORY_H
 
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "../ops.h"
 #include "check.h"
 
-enum { memory_files = 6, memory_room = 1 << 20, memory_sector = 512, memory_page = 4096 };
+#ifndef MEMORY_FILES
+#define MEMORY_FILES 6
+#define MEMORY_ROOM (1 << 20)
+#endif
+enum { memory_files = MEMORY_FILES, memory_room = MEMORY_ROOM, memory_sector = 512, memory_page = 4096 };
 
 struct memory_content {
     uint8_t *now, *durable;
     uint8_t dirty[memory_room / memory_sector], allocated[memory_room / memory_page];
-    uint64_t size, durable_size;
-    bool locked, resized;
+    uint64_t size, durable_size, top; /* top: nothing was ever behind it */
+    bool locked, resized, mapped;
+    int fd; /* of `now` */
 };
 
 struct memory_name {
@@ -49,12 +56,30 @@ static inline bool memory_dead(struct memory *memory) {
     return memory->dies_at && memory->calls >= memory->dies_at;
 }
 
+static inline void memory_write_back(struct memory_content *content, size_t sector) {
+    memcpy(content->durable + sector * memory_sector, content->now + sector * memory_sector, memory_sector);
+    content->dirty[sector] = 0;
+}
+
+/* What was stored into a mapping is dirty; the system writes some of it back whenever it likes. */
+static inline void memory_look(struct memory *memory, struct memory_content *content, bool writes_back) {
+    for (size_t at = 0; content->mapped && at < content->top / memory_sector; at++)
+        if (memcmp(content->now + at * memory_sector, content->durable + at * memory_sector, memory_sector)) {
+            content->dirty[at] = 1;
+            if (writes_back && random_number(&memory->chance) % 4 == 0)
+                memory_write_back(content, at);
+        }
+}
+
 /* Before a call that changes something: the errno it fails with, or 0. */
 static inline int memory_begin(struct memory *memory) {
     pthread_mutex_lock(&memory->lock);
     if (memory_dead(memory))
         return EIO;
     memory->calls++;
+    if (random_number(&memory->chance) % 8 == 0)
+        for (int i = 0; i < memory->made; i++)
+            memory_look(memory, memory->contents + i, true);
     return memory->fails_at && memory->calls == memory->fails_at ? memory->fails_with : 0;
 }
 
@@ -67,9 +92,9 @@ static inline struct memory_file *memory_of(struct br_file *file) {
     return (struct memory_file *)file;
 }
 
-static inline void memory_write_back(struct memory_content *content, size_t sector) {
-    memcpy(content->durable + sector * memory_sector, content->now + sector * memory_sector, memory_sector);
-    content->dirty[sector] = 0;
+static inline void memory_reach(struct memory_content *content, uint64_t end) {
+    uint64_t top = (end + memory_page - 1) / memory_page * memory_page;
+    content->top = top > content->top ? top : content->top;
 }
 
 static inline uint64_t memory_used(const struct memory *memory) {
@@ -95,6 +120,7 @@ static inline int memory_put(struct br_file *file, const void *data, size_t leng
     int error = memory_begin(memory);
     size_t low = offset / memory_page, high = (offset + length + memory_page - 1) / memory_page;
     CHECK(offset + length <= memory_room);
+    memory_reach(content, offset + length);
     uint64_t more = 0;
     for (size_t page = low; page < high; page++)
         more += content->allocated[page] || !data ? 0 : memory_page;
@@ -136,7 +162,8 @@ static inline int memory_sync(struct br_file *file) {
     struct memory_content *content = memory_of(file)->content;
     int error = memory_begin(memory);
     bool loses = error && memory->lost_on_failed_sync && memory->calls == memory->fails_at;
-    for (size_t sector = 0; sector < memory_room / memory_sector; sector++)
+    memory_look(memory, content, false);
+    for (size_t sector = 0; sector < content->top / memory_sector; sector++)
         if (content->dirty[sector] && loses)
             content->dirty[sector] = 0; /* it is not on the disk, and nobody knows any more */
         else if (content->dirty[sector] && !error)
@@ -158,11 +185,12 @@ static inline int memory_truncate(struct br_file *file, uint64_t size) {
     int error = memory_begin(memory);
     if (!error && size < content->size) {
         memset(content->now + size, 0, content->size - size);
-        for (size_t at = size / memory_sector; at < memory_room / memory_sector; at++)
+        for (size_t at = size / memory_sector; at < content->top / memory_sector; at++)
             content->dirty[at] = 1;
     }
     if (!error)
         content->size = size;
+    memory_reach(content, content->size);
     return memory_end(memory, error);
 }
 
@@ -184,6 +212,20 @@ static inline int memory_extent(struct br_file *file, uint64_t offset, uint64_t 
         page++;
     *run = page * memory_page < offset + length ? page * memory_page - offset : length;
     return memory_end(memory_of(file)->memory, 0);
+}
+
+static inline int memory_map(struct br_file *file, uint64_t length, void **address) {
+    struct memory_content *content = memory_of(file)->content;
+    CHECK(length <= memory_room);
+    *address = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, content->fd, 0);
+    CHECK(*address != MAP_FAILED);
+    memory_reach(content, length);
+    content->mapped = true;
+    return 0;
+}
+
+static inline int memory_fileno(struct br_file *file) {
+    return memory_of(file)->content->fd;
 }
 
 static inline void memory_close(struct br_file *file) {
@@ -233,7 +275,10 @@ static inline int memory_open(struct br_folder *folder, const char *name, int fl
             return memory_end(memory, error);
         CHECK(memory->made < memory_files);
         struct memory_content *fresh = memory->contents + memory->made;
-        fresh->now = calloc(1, memory_room);
+        fresh->fd = memfd_create("content", MFD_CLOEXEC);
+        CHECK(fresh->fd >= 0 && ftruncate(fresh->fd, memory_room) == 0);
+        fresh->now = mmap(NULL, memory_room, PROT_READ | PROT_WRITE, MAP_SHARED, fresh->fd, 0);
+        CHECK(fresh->now != MAP_FAILED);
         fresh->durable = calloc(1, memory_room);
         found = memory_add(memory, name, memory->made++);
         memory_end(memory, 0);
@@ -274,11 +319,26 @@ static inline int memory_sync_folder(struct br_folder *folder) {
     return memory_end(memory, error);
 }
 
+static inline int memory_list(struct br_folder *folder, void (*each)(void *context, const char *name),
+                              void *context) {
+    struct memory *memory = (struct memory *)folder;
+    for (int i = 0; i < memory_files; i++)
+        if (memory->names[i].content >= 0)
+            each(context, memory->names[i].name);
+    return 0;
+}
+
+static inline void memory_close_folder(struct br_folder *folder) {
+    (void)folder; /* it lives on */
+}
+
 static const struct br_folder_ops memory_folder_ops = {
     .open = memory_open,
     .rename = memory_rename,
     .unlink = memory_unlink,
     .sync = memory_sync_folder,
+    .list = memory_list,
+    .close = memory_close_folder,
 };
 
 static inline void memory_init(struct memory *memory, uint64_t chance) {
@@ -292,7 +352,8 @@ static inline void memory_init(struct memory *memory, uint64_t chance) {
 
 static inline void memory_free(struct memory *memory) {
     for (int i = 0; i < memory->made; i++) {
-        free(memory->contents[i].now);
+        munmap(memory->contents[i].now, memory_room);
+        close(memory->contents[i].fd);
         free(memory->contents[i].durable);
     }
     pthread_mutex_destroy(&memory->lock);
@@ -311,16 +372,19 @@ static inline void memory_revive(struct memory *memory) {
 }
 
 static inline void memory_cut_content(struct memory *memory, struct memory_content *content) {
+    memory_look(memory, content, false);
     if (random_number(&memory->chance) % 2)
         content->durable_size = content->size;
-    for (size_t at = 0; at < memory_room / memory_sector; at++)
+    for (size_t at = 0; at < content->top / memory_sector; at++)
         if (content->dirty[at] && random_number(&memory->chance) % 2)
             memory_write_back(content, at);
     content->size = content->durable_size;
-    memcpy(content->now, content->durable, memory_room);
-    memset(content->now + content->size, 0, memory_room - content->size);
+    memory_reach(content, content->size);
+    memcpy(content->now, content->durable, content->top);
+    memset(content->now + content->size, 0, content->top - content->size);
     memset(content->dirty, 0, sizeof content->dirty);
-    for (size_t page = 0; page < memory_room / memory_page; page++) {
+    content->mapped = false;
+    for (size_t page = 0; page < content->top / memory_page; page++) {
         content->allocated[page] = 0;
         for (size_t at = 0; at < memory_page; at++)
             content->allocated[page] |= content->now[page * memory_page + at] != 0;
