@@ -6,12 +6,15 @@
  *
  * What is written again is dirty once more, and the next fsync tells the truth about it. The hot regions of
  * the session in which it failed name all that can be lacking, unless it went on past what their record
- * holds; then it is the whole image, if that is not more than the record may name. What can't be written
- * again stays in doubt until the next boot, which reads from the disk: logs and bitmaps tell what was
- * written, but not what may have become what it was, so every sync compares all of it.
+ * holds; then it is the whole image, if that is not more than the record may name. Where a process shows the
+ * image, its container is written again whole, under the same bound: the format's own data are in no region.
+ * That is done before anybody writes the image, so the process has no reason to write meanwhile. What can't
+ * be written again stays in doubt until the next boot, which reads from the disk: logs and bitmaps tell what
+ * was written, but not what may have become what it was, so every sync compares all of it.
  */
 #include "tracker_parts.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,20 +22,24 @@
 
 enum { piece_size = 1 << 20 };
 
-/* A hole that reads as zeros has nothing that could be lacking. */
-static bool is_hole(struct br_file *image, uint64_t offset, uint64_t length) {
+/* Whether there is a hole, and for how many of `step` bytes that is so. */
+static bool look(struct br_file *image, uint64_t offset, size_t *step) {
     bool hole;
     uint64_t run;
-    return image->ops->extent && image->ops->extent(image, offset, length, &hole, &run) == 0 && hole &&
-           run >= length;
+    if (!image->ops->extent || image->ops->extent(image, offset, *step, &hole, &run) != 0 || !run)
+        return false;
+    *step = run < *step ? (size_t)run : *step;
+    return hole;
 }
 
+/* A hole that reads as zeros has nothing that could be lacking. */
 static int write_extent(struct br_file *image, uint8_t *piece, uint64_t offset, uint64_t end) {
     int error = 0;
     for (size_t step; offset < end && !error; offset += step) {
         step = end - offset < piece_size ? (size_t)(end - offset) : piece_size;
+        bool hole = look(image, offset, &step);
         error = image->ops->pread(image, piece, step, offset);
-        if (!error && !(br_is_zero(piece, step) && is_hole(image, offset, step)))
+        if (!error && !(hole && br_is_zero(piece, step)))
             error = image->ops->pwrite(image, piece, step, offset);
     }
     return error;
@@ -52,14 +59,28 @@ static int write_region(void *context, uint64_t offset, uint64_t length) {
     return write_extent(again->tracker->image, again->piece, offset, end);
 }
 
+static int write_container(struct br_file *file, uint8_t *piece, uint64_t most) {
+    uint64_t size;
+    int error = file->ops->size(file, &size);
+    if (!error && size > most)
+        error = EFBIG;
+    if (!error)
+        error = write_extent(file, piece, 0, size);
+    return error ? error : file->ops->sync(file);
+}
+
 static bool write_again(struct br_tracker *tracker, bool anywhere) {
-    if (tracker->container.file || (anywhere && tracker->size > (uint64_t)tracker->hot.most * BR_HOT_REGION))
-        return false; /* a daemon's own data about its format may be what is lacking */
+    uint64_t most = (uint64_t)tracker->hot.most * BR_HOT_REGION;
     struct again again = {tracker, malloc(piece_size)};
-    bool done = again.piece && (anywhere ? write_region(&again, 0, tracker->size)
-                                         : br_hot_each(&tracker->tracking, write_region, &again)) == 0;
+    int error = again.piece ? 0 : ENOMEM;
+    if (!error && tracker->container.file)
+        error = write_container(tracker->container.file, again.piece, most);
+    else if (!error && anywhere)
+        error = tracker->size > most ? EFBIG : write_region(&again, 0, tracker->size);
+    else if (!error)
+        error = br_hot_each(&tracker->tracking, write_region, &again);
     free(again.piece);
-    return done;
+    return !error;
 }
 
 void br_settle_failed(struct br_tracker *tracker, const uint8_t boot[16], bool may_write) {

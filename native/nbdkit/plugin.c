@@ -124,7 +124,7 @@ static int open_container(void) {
     int error = br_folder_posix(split_path(room, &name), &folder);
     if (error)
         return error;
-    error = folder->ops->open(folder, name, 0, &options.container.file);
+    error = folder->ops->open(folder, name, BR_OPEN_WRITE, &options.container.file);
     br_folder_close(&folder);
     return error;
 }

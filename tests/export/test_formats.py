@@ -23,7 +23,8 @@ from blockreplica.tracking import ImageSource, export
 from images.test_formats import change, compare, daemons, made, mounts
 
 from .conftest import MIB
-from .tools import qemu_io
+from .test_faults import injected
+from .tools import qemu_io, run
 
 Serve = Callable[..., br.Export]
 TOOLS = ("qemu-storage-daemon", "qemu-img", "qemu-io")
@@ -113,6 +114,31 @@ def test_a_resize_between_exports_is_noticed(tmp_path: Path, serve: Serve) -> No
         qemu_io(served.uri, "write -P 6 39M 1M")
         assert vm.sync().action == "resync"
         qemu_io(served.uri, "write -P 6 38M 64k")
+        assert vm.sync().action == "delta"
+    same(vm, image, tmp_path)
+
+
+@BOTH
+def test_rule_2_a_container_whose_fsync_failed_is_written_again_in_the_same_boot(
+    tmp_path: Path, serve: Serve, name: str
+) -> None:
+    """As for a raw image; but all of the container's own bytes: the format's are not in any hot region."""
+    image = made(tmp_path / name, NAMES[name])
+    served = serve(image)
+    vm = br.protect(image, tmp_path / "store", name="vm")
+    [daemon] = daemons(image)
+    with injected(daemon, "fdatasync:error=EIO"):
+        run("qemu-io", "-f", "raw", "-c", "write -P 7 1M 64k", "-c", "flush", served.uri, wanted=1)
+    assert served.status().state == "whole image"
+    with pytest.raises(StorageError):
+        served.close()
+    nothing_left(image)
+    before = image.stat().st_mtime_ns
+    with serve(image) as again:
+        assert again.status().state == "tracking"
+        assert image.stat().st_mtime_ns > before, "nothing was written again"
+        assert vm.sync().action == "resync"
+        qemu_io(again.uri, "write -P 9 3M 64k", "flush")
         assert vm.sync().action == "delta"
     same(vm, image, tmp_path)
 
