@@ -15,7 +15,7 @@ help:
 	@echo "make test         all tests (PYTEST_ARGS=...)"
 	@echo "make campaign     the long seeded crash campaigns; BLOCKREPLICA_SEED=... repeats one"
 	@echo "make flips        every bit of two small stores flipped (part of make campaign)"
-	@echo "make mutations    bugs planted in the store, one at a time: the tests must catch each"
+	@echo "make mutations    bugs planted in the store and the C core, one at a time: the tests must catch each"
 	@echo "make bench        against rsync, qemu-img and cp (BENCH_ARGS=...); bench-smoke: the same, small"
 	@echo "make bench-store  verify against cat, a delta of random writes, two thousand points"
 	@echo "make kernels      pytest-benchmark suites of the kernels, C against Python"
@@ -50,6 +50,7 @@ flips:
 mutations:
 	@tools/bootstrap dev
 	@$(PYTHON) tests/crash/mutations.py
+	@$(PYTHON) tests/crash/native_mutations.py
 
 bench:
 	@tools/bootstrap bench

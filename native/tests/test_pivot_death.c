@@ -137,6 +137,34 @@ static void a_call_that_fails_loses_nothing_that_was_flushed_after_it(void) {
     }
 }
 
+/* Any call of a flush fails, the next flush works, and nothing was written in between: then power goes. */
+static void what_a_failed_flush_left_behind_is_made_durable_by_the_next(void) {
+    for (long fails = 1; fails < 8; fails++) {
+        static uint8_t found[size];
+        struct memory memory;
+        struct br_pivot *pivot;
+        struct br_pivot_report report;
+        memory_init(&memory, chance + (uint64_t)fails * 2);
+        make_content();
+        CHECK(open_pivot(&memory, 1, &pivot) == 0);
+        CHECK(write_at_random(pivot, 9 * 4096, 5 * 4096) == 0);
+        memory.fails_at = memory.calls + fails;
+        memory.fails_with = EIO;
+        flush(pivot);
+        memory.fails_at = 0;
+        br_pivot_report(pivot, &report);
+        CHECK(report.suspect ? flush(pivot) == EIO : flush(pivot) == 0);
+        memory_die(&memory);
+        br_pivot_close(pivot);
+        memory_cut_power(&memory);
+        CHECK(open_pivot(&memory, 2, &pivot) == 0);
+        CHECK(br_pivot_pread(pivot, found, size, 0) == 0);
+        CHECK(report.suspect || memcmp(found, now, size) == 0);
+        CHECK(br_pivot_close(pivot) == 0);
+        memory_free(&memory);
+    }
+}
+
 int main(void) {
     chance = test_seed() | 1;
     for (int round = 0; round < deaths; round++) {
@@ -145,6 +173,7 @@ int main(void) {
     }
     cut_off_at_its_beginning_it_begins_again();
     a_call_that_fails_loses_nothing_that_was_flushed_after_it();
+    what_a_failed_flush_left_behind_is_made_durable_by_the_next();
     puts("test_pivot_death: ok");
     return 0;
 }

@@ -102,13 +102,6 @@ MUTATIONS = [
     Mutation(
         "a gap in the chain is its end", "overlay.c", "if (!error && next <= overlay->point.newest)", "if (0)", OVERLAY
     ),
-    Mutation(
-        "what undo logs say is a hole",
-        "overlay_extents.c",
-        "        *quiet = br_least(*quiet, next);\n        next",
-        "        next",
-        OVERLAY,
-    ),
 ]
 
 
@@ -130,7 +123,7 @@ def caught(mutation: Mutation, folder: Path) -> bool:
         for seed in SEEDS:
             for test in mutation.tests:
                 code, told = run(folder, test, seed)
-                if code and "error:" in told and "runtime error:" not in told:
+                if code and ": error: " in told:
                     raise SystemExit(f"{mutation.name}: can't be compiled:\n{told}")
                 if code:
                     return True

@@ -6,7 +6,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 
 from blockreplica.errors import DamageError
 from blockreplica.recovery.serve import PLUGIN
+from processes import commands
 
 from .commands import Ask, write
 
@@ -30,18 +30,8 @@ Serve = Callable[..., subprocess.Popen[str]]
 def serve(protected: Path) -> Iterator[Serve]:
     """`blockreplica serve-point vm … --json` as a process of its own, of the protected image."""
     assert protected.exists()
-    begun: list[subprocess.Popen[str]] = []
-
-    def start(*words: object) -> subprocess.Popen[str]:
-        line = [sys.executable, "-m", "blockreplica", "serve-point", "vm", *map(str, words), "--json"]
-        begun.append(subprocess.Popen(line, stdout=-1, stderr=-1, text=True))
-        return begun[-1]
-
-    yield start
-    for one in begun:
-        if one.poll() is None:
-            one.kill()
-        one.communicate()
+    with commands() as start:
+        yield lambda *words: start("serve-point", "vm", *words, "--json")
 
 
 def said(process: subprocess.Popen[str]) -> Any:

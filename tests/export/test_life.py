@@ -18,6 +18,7 @@ import blockreplica as br
 from blockreplica.errors import BusyError, NotFoundError, RefusedError, StorageError, UsageError
 from blockreplica.tracking import ImageSource
 from blockreplica.tracking import export as exports
+from processes import commands
 from tracking.helpers import beside
 
 from .conftest import SIZE
@@ -29,18 +30,8 @@ Serve = Callable[..., br.Export]
 @pytest.fixture
 def command() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """`blockreplica ...` as a process of its own."""
-    begun: list[subprocess.Popen[str]] = []
-
-    def start(*words: object) -> subprocess.Popen[str]:
-        line = [sys.executable, "-m", "blockreplica", *map(str, words)]
-        begun.append(subprocess.Popen(line, stdout=-1, stderr=-1, text=True))
-        return begun[-1]
-
-    yield start
-    for one in begun:
-        if one.poll() is None:
-            one.kill()
-        one.communicate()
+    with commands() as start:
+        yield start
 
 
 @contextlib.contextmanager

@@ -74,7 +74,7 @@ def test_within_counts_by_running_time() -> None:
     assert kept(hourly(30), Policy(within=3 * HOUR), ran=31 * HOUR) == [29, 30]
 
 
-def test_nothing_younger_than_the_least_age_goes_however_many_points_arrive() -> None:
+def test_rule_21_nothing_younger_than_the_least_age_goes_however_many_points_arrive() -> None:
     points = [point(at + 1, time=BEGIN + at, ran=float(at)) for at in range(5000)]
     assert len(kept(points, Policy(last=3, min_age=DAY))) == 5000
     assert len(kept(points, Policy(last=3, min_age=100))) == 100

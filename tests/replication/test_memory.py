@@ -57,7 +57,7 @@ def run(tmp_path: Path) -> Any:
     return call
 
 
-def test_no_movement_on_a_tebibyte_holds_more_than_150_mib(tmp_path: Path, run: Any) -> None:
+def test_rule_18_no_movement_on_a_tebibyte_holds_more_than_150_mib(tmp_path: Path, run: Any) -> None:
     os.close(os.open(tmp_path / "vm.img", os.O_CREAT | os.O_RDWR))
     os.truncate(tmp_path / "vm.img", SIZE)
     run("scatter(1)")

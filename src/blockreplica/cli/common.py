@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, is_dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -33,6 +33,21 @@ def duration(text: str) -> float:
         return units.parse_duration(text)
     except UsageError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def tcp_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Where a server listens besides a Unix socket, handed over as `tcp` and `tls_certificates`."""
+    what = "Certificates as nbdkit wants them; clients must have one of the same authority."
+    command = click.option("--tls-certificates", type=click.Path(path_type=Path), metavar="DIR", help=what)(command)
+    return click.option("--tcp", metavar="HOST:PORT", help="Listen there instead; needs --tls-certificates.")(command)
+
+
+def process_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How a server's process is looked after, handed over as `detach` and `pid_file`."""
+    path = click.Path(path_type=Path)
+    command = click.option("--pid-file", type=path, metavar="FILE", help="Written when it is ready.")(command)
+    what = "Return when it is ready; it ends by a SIGTERM to its process."
+    return click.option("--detach", is_flag=True, help=what)(command)
 
 
 def retention_options(command: Callable[..., Any]) -> Callable[..., Any]:

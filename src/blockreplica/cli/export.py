@@ -9,19 +9,13 @@ from typing import Literal
 
 import click
 
-from .common import json_option, size
+from .common import json_option, process_options, size, tcp_options
 
 
 @click.command()
 @click.argument("image", type=click.Path(path_type=Path))
 @click.option("--socket", type=click.Path(path_type=Path), metavar="PATH", help="Unix socket [default: IMAGE.nbd].")
-@click.option("--tcp", metavar="HOST:PORT", help="Listen there instead; needs --tls-certificates.")
-@click.option(
-    "--tls-certificates",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Certificates as nbdkit wants them; clients must have one of the same authority.",
-)
+@tcp_options
 @click.option("--tracking-dir", type=click.Path(path_type=Path), metavar="DIR", help="Where its logs are.")
 @click.option("--log", type=click.Choice(["always", "transit"]), help="When a log is kept [default: as before].")
 @click.option("--log-limit", type=size, metavar="SIZE", help="Of one epoch's log [default: half of the image].")
@@ -33,8 +27,7 @@ from .common import json_option, size
 )
 @click.option("--threads", type=click.IntRange(1, 256), help="A connection [default: 16].")
 @click.option("--read-only", is_flag=True, help="Clients may not write.")
-@click.option("--detach", is_flag=True, help="Return when it is ready; it ends by a SIGTERM to its process.")
-@click.option("--pid-file", type=click.Path(path_type=Path), metavar="FILE", help="Written when it is ready.")
+@process_options
 @json_option
 def export(
     image: Path,

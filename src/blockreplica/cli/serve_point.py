@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import duration, json_option, size
+from .common import duration, json_option, process_options, size, tcp_options
 from .meter import meter
 
 if TYPE_CHECKING:
@@ -23,13 +23,7 @@ POLL_S = 0.2
 @click.option("--point", metavar="ID", help="As `points` names it; the newest when left out.")
 @click.option("--disk", type=click.IntRange(min=0), metavar="N", help="Which one, from 0; needed with several.")
 @click.option("--socket", type=click.Path(path_type=Path), metavar="PATH", help="Unix socket [default: a private one].")
-@click.option("--tcp", metavar="HOST:PORT", help="Listen there instead; needs --tls-certificates.")
-@click.option(
-    "--tls-certificates",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Certificates as nbdkit wants them; clients must have one of the same authority.",
-)
+@tcp_options
 @click.option("--writable", is_flag=True, help="Clients may write; what they wrote is gone at the end.")
 @click.option(
     "--pivot",
@@ -39,8 +33,7 @@ POLL_S = 0.2
 )
 @click.option("--rate", type=size, default="0", metavar="SIZE", help="Of --pivot: copy so much a second at the most.")
 @click.option("--ttl", type=duration, metavar="TIME", help="End after 90s, 15min, 2h, ...")
-@click.option("--detach", is_flag=True, help="Return when it is ready; it ends by a SIGTERM to its process.")
-@click.option("--pid-file", type=click.Path(path_type=Path), metavar="FILE", help="Written when it is ready.")
+@process_options
 @json_option
 def serve_point(
     name: str,
