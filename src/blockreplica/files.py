@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -152,6 +153,26 @@ class File:
             fcntl.flock(self._fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        return True
+
+    def lock_image(self) -> bool:
+        """Lock an image against whoever writes it: QEMU, and trackers, which lock as QEMU does. False when one has it.
+
+        QEMU locks a byte for what it does (100 and up) and one for what others may not do (200 and up); 1 is writing.
+        """
+        layout = "@hhqqi0q"  # struct flock: type, whence, start, length, pid
+        if not self.lock():
+            return False
+        try:
+            for byte in (101, 201):
+                fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, struct.pack(layout, fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0))
+            for byte in (101, 201):
+                asked = struct.pack(layout, fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+                found = fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, asked)
+                if struct.unpack(layout, found)[0] != fcntl.F_UNLCK:
+                    return False
+        except OSError:  # a file system without locks: nobody can have one
+            pass
         return True
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from blockreplica import track
 from blockreplica.checksums import PAGE_SIZE
-from blockreplica.errors import DamageError, NotFoundError, RefusedError, UsageError
+from blockreplica.errors import BusyError, DamageError, NotFoundError, RefusedError, UsageError
 from blockreplica.extents import Extent
 from blockreplica.files import File
 from blockreplica.progress import Progress
@@ -194,6 +194,26 @@ def test_in_place_only_what_differs_is_written(world: World, monkeypatch: pytest
     assert target.read_bytes() == world.models["1.2"][0]
     with pytest.raises(NotFoundError):
         world.vm.replica.recover("1.2", world.folder / "no.img", in_place=True)
+
+
+def test_an_image_that_a_tracker_has_open_is_not_recovered_over(world: World) -> None:
+    with track(world.image) as image:
+        image.pwrite(b"newer", 0)
+        before = world.image.read_bytes()
+        for way in ({"force": True}, {"in_place": True}, {"force": True, "image_format": "qcow2"}):
+            with pytest.raises(BusyError, match="has it open"):
+                world.vm.replica.recover(None, world.image, **way)
+        assert world.image.read_bytes() == before
+    world.vm.replica.recover("1.1", world.image, force=True)
+    assert world.image.read_bytes() == world.models["1.1"][0]
+
+
+def test_what_is_no_regular_file_is_not_replaced_by_one(world: World) -> None:
+    pipe = world.folder / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(RefusedError, match="no regular file"):
+        world.vm.replica.recover(None, pipe, force=True)
+    assert pipe.is_fifo()
 
 
 def test_a_part_of_a_point_is_a_file_of_that_part(world: World) -> None:

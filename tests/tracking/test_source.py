@@ -275,3 +275,19 @@ def test_rule_6_a_write_while_an_image_is_settled_is_noticed(image: Path, *, dea
     assert cut is not None
     assert cut.epoch == 2
     assert dirty_granules(ImageSource.open(image).records(1, cut.epoch), MIB) == set(range(MIB // GRANULE))
+
+
+def test_an_image_that_was_replaced_under_its_tracker_is_refused_until_that_is_closed(
+    image: Path, tmp_path: Path
+) -> None:
+    """Rule 6: was anything else here? What the tracker tells is of the file that it has open, not of the new one."""
+    with track(image) as tracked:
+        tracked.pwrite(b"old file", 0)
+        other = tmp_path / "other.img"
+        make_image(other, MIB)
+        other.rename(image)
+        with pytest.raises(BusyError, match=f"replaced .* process {os.getpid()}"):
+            ImageSource.open(image).cut()
+    source = ImageSource.open(image)
+    assert source.state == "changed"
+    assert source.cut() is not None

@@ -7,9 +7,7 @@ applying once.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +66,7 @@ def apply(
 def _check_target(reader: LogReader, summary: Summary, target: File) -> None:
     if os.path.samestat(os.fstat(target.fileno()), os.fstat(reader.file.fileno())):
         raise RefusedError(f"{target.path}: the log and the image are the same file")
-    if not (target.lock() and _lock_as_qemu_does(target.fileno())):
+    if not target.lock_image():
         raise BusyError(f"{target.path}: somebody else has locked the image; stop what writes to it")
     size = target.size()
     if summary.writes_end > size:
@@ -76,25 +74,6 @@ def _check_target(reader: LogReader, summary: Summary, target: File) -> None:
             f"{target.path}: the log writes up to byte {summary.writes_end}, the image ends at {size};"
             " is it the right image? A disk that was grown is grown first (truncate --size)"
         )
-
-
-def _lock_as_qemu_does(fd: int) -> bool:
-    """Lock an image against QEMU, and against trackers, which do the same; False when one of them has it.
-
-    QEMU locks a byte for what it does (100 and up) and one for what others may not do (200 and up); 1 is writing.
-    """
-    layout = "@hhqqi0q"  # struct flock: type, whence, start, length, pid
-    try:
-        for byte in (101, 201):
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(layout, fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0))
-        for byte in (101, 201):
-            asked = struct.pack(layout, fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
-            found = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked)
-            if struct.unpack(layout, found)[0] != fcntl.F_UNLCK:
-                return False
-    except OSError:  # a file system without locks: nobody can have one
-        pass
-    return True
 
 
 def _apply_batch(log: File, target: File, rows: NDArray[Any]) -> tuple[int, int]:

@@ -55,13 +55,16 @@ def recover(
 
     It is written beside its place and renamed once it is durable; interrupted, the same call goes on where it was.
     With `in_place`, `to` is an image or a block device that is there, and only what differs is written: interrupted,
-    it is a mixture. `image_format`: as of qemu-img. DamageError when a block does not match the point's checksum, or
-    has none that is known, unless `unchecked` accepts the latter.
+    it is a mixture. `image_format`: as of qemu-img. BusyError when somebody writes what is there. DamageError when a
+    block does not match the point's checksum, or has none that is known, unless `unchecked` accepts the latter.
     """
     if in_place + (part is not None) + (image_format != "raw") > 1:
         raise UsageError("a part of a disk, an image in place, another format: wanted one of them at most")
     point = replica.find(point_id)
     _require_place(replica, to, force=force, in_place=in_place)
+    if force and to.exists():
+        with files.open(to) as replaced:
+            _require_nobody_writes(replaced)
     if image_format != "raw":
         if unchecked:
             raise UsageError(f"a recovery to {image_format} is always checked")
@@ -92,13 +95,20 @@ def _require_place(replica: Replica, to: Path, *, force: bool, in_place: bool) -
         raise RefusedError(f"{to}: is there already; choose another file, or --force to replace it")
     if to.is_dir() or not to.parent.is_dir():
         raise RefusedError(f"{to}: wanted a file in a folder that exists")
+    if to.exists() and not in_place and not to.is_file():
+        raise RefusedError(f"{to}: is no regular file, and would become one; --in-place writes into a block device")
     if to.resolve().is_relative_to(replica.layout.folder.resolve()):
         raise RefusedError(f"{to}: lies inside the replica; choose a place outside the store")
 
 
+def _require_nobody_writes(image: File) -> None:
+    """Whoever has it open would go on with a file that has no name any more, or write into the recovered one."""
+    if not image.lock_image():
+        raise BusyError(f"{image.path}: a tracker, a machine or another recovery has it open; end that first")
+
+
 def _in_place(job: _Job, target: File) -> None:
-    if not target.lock():
-        raise BusyError(f"{target.path}: somebody else has it locked")
+    _require_nobody_writes(target)
     size = job.reader.size
     if stat.S_ISBLK(os.fstat(target.fileno()).st_mode):
         if target.size() < size:

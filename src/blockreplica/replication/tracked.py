@@ -162,7 +162,10 @@ class TrackedGroup:
         return [cut and replace(cut, token=self._token) for cut in cut_together(self._images)]
 
     def check(self) -> None:
-        """What changes while it is read is in the next log, or the identity tells."""
+        """What changes while it is read is in the next log, or the identity tells; but each must be the same file."""
+        for image in self._images:
+            if image.state == "tracking":
+                image.require_in_place()
 
     def close(self) -> None:
         """Let go of the images."""

@@ -118,7 +118,24 @@ class ImageSource:
         control = Control.connect(self.names, self._files)
         if control is not None:
             self.state = "tracking"
+            try:
+                self.require_in_place()
+            except BlockReplicaError:
+                control.close()
+                raise
         return control
+
+    def require_in_place(self) -> None:
+        """BusyError when a tracker has the image open and its name has come to mean another file: what the one tells
+        is not of the other, and the two together would be no state of either."""
+        state = self._state()
+        if state is None or state.clean or state.contained or not state.identity.ino:
+            return
+        with self._files.open(self.path) as image:
+            found = Identity.of(image.fileno())
+        if (found.ino, found.generation) != (state.identity.ino, state.identity.generation):
+            raise BusyError(f"{self.path}: was replaced by another file while process {state.pid} has the old one "
+                            "open; close that, and sync again")  # fmt: skip
 
     def cut(self) -> Cut | None:
         """The image's state now as the end of an epoch; None when it is not tracked.
