@@ -116,7 +116,7 @@ class NoSpaceError(StorageError):
 
 
 class NotConvergingError(BlockReplicaError):
-    """The change log failed in every round, so no point in time was reached."""
+    """The change log failed in every round, so no point in time was reached; the message says why for each image."""
 
     exit_code = 9
     recoverable = True

@@ -5,14 +5,19 @@ Rule 10: until the acknowledgement everything that was dirty stays dirty, so eac
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from blockreplica import track
-from blockreplica.errors import NotConvergingError
+from blockreplica.errors import NotConvergingError, StorageError
 from blockreplica.progress import Progress
 from blockreplica.tracking import TrackedImage
+from tracking.helpers import HookedFiles, failing
 
 from .world import BLOCK, MIB, World, foreign_write, write
 
@@ -65,12 +70,66 @@ def test_a_log_that_fails_in_every_round_gives_no_point_and_says_why(world: Worl
         with pytest.raises(NotConvergingError, match="3 rounds") as raised:
             world.vm.resync(progress=Flooding(image, 99))
         assert raised.value.recoverable
+        assert re.search(r"vm0\.img: the log of epoch \d+ was given up: it grew to its limit", str(raised.value))
         assert [point.id for point in world.vm.points()] == before
         for point in before:
             assert world.recovered(point) == world.models[point][0]
         result = world.sync()
         assert result.action == movement
         world.check()
+
+
+def test_of_several_disks_only_those_are_named_whose_logs_failed(tmp_path: Path) -> None:
+    world = World.make(tmp_path, sizes=(MIB, MIB + 500, MIB))
+    images = [track(path, log_limit=LIMIT) for path in world.images]
+    try:
+        world.protect()
+        with pytest.raises(NotConvergingError, match=r"3 rounds: vm1\.img: [^:]*: it grew") as raised:
+            world.vm.resync(progress=Flooding(images[1], 99))
+        assert "vm0.img" not in str(raised.value)
+        assert "vm2.img" not in str(raised.value)
+    finally:
+        for image in images:
+            image.close()
+
+
+def test_an_image_whose_fsync_failed_is_named_with_that(world: World) -> None:
+    files = HookedFiles()
+    image = TrackedImage(world.image, files=files)
+    try:
+        world.protect()
+        files.hook = failing(errno.EIO, "sync", world.image.name)
+        image.pwrite(b"never durable", 5000)
+        with pytest.raises(StorageError):
+            image.flush()
+        files.hook = lambda *_: None
+        with pytest.raises(NotConvergingError, match=r"vm0\.img: .*: an fsync of the image failed"):
+            world.vm.resync()
+    finally:
+        with suppress(StorageError):  # it can't be closed as if nothing had happened
+            image.close()
+    assert len(world.vm.points()) == 1
+
+
+def test_a_log_that_could_not_be_written_is_named_with_what_the_system_said(world: World) -> None:
+    class Breaking(Progress):
+        def start(self, what: str, total: int) -> None:
+            image.pwrite(b"not in the log", 5000)
+
+    files = HookedFiles()
+    with TrackedImage(world.image, files=files) as image:
+        world.protect()
+        files.hook = lambda what, name, *_: fail_logs(what, name)
+        with pytest.raises(NotConvergingError, match=rf"vm0\.img: .*could not be written: {os.strerror(errno.EIO)}"):
+            world.vm.resync(progress=Breaking())
+        files.hook = lambda *_: None
+    assert len(world.vm.points()) == 1
+
+
+def fail_logs(what: str, name: str) -> None:
+    """Every log that is begun, or written."""
+    if what in ("create", "pwrite") and ".hrl" in name:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def test_what_is_dirty_is_compared_again_and_nothing_else(world: World) -> None:

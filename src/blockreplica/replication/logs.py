@@ -6,9 +6,10 @@ is cut into windows and the logs' metadata is read once for each.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -26,6 +27,7 @@ from ..tracking import EpochRecord, same_log
 ENTRY_LIMIT = 1 << 18
 BUCKETS = 4096
 WRITE = 1
+NOTHING: Mapping[int, str] = MappingProxyType({})
 Rows = NDArray[Any]
 
 
@@ -44,16 +46,18 @@ class DeltaLogs:
         *,
         checked: set[Path],
         files: Files,
+        given_up: Mapping[int, str] = NOTHING,
     ) -> DeltaLogs:
         """Open and check; LogError when a log is missing, damaged, or not the successor of the one before.
 
         Sealed logs never change: those in `checked` are not read again, and those found good are added.
+        `given_up`: why epochs have no log, as far as somebody knew.
         """
         logs: list[LogReader] = []
         chain = UUID(cursor.chain) if cursor else None
         for record in records:
             if record.log is None:
-                raise LogError(f"the log of epoch {record.epoch} was given up; its dirty bitmap stands in for it")
+                raise LogError(_lost(record, given_up.get(record.epoch, "")))
             log = stack.enter_context(LogReader.open(record.log, files=files))
             if record.log not in checked:
                 log.check()
@@ -147,6 +151,11 @@ def clipped(rows: Rows, start: int, end: int) -> Rows:
 def log_damage(error: BlockReplicaError, name: str) -> str:
     """The reason of a resync that a bad log brings about."""
     return f"a log of {name} can't be used: {error}"
+
+
+def _lost(record: EpochRecord, why: str) -> str:
+    rest = "its dirty bitmap stands in for it" if record.dirty else "and no dirty bitmap tells what it changed"
+    return f"the log of epoch {record.epoch} was given up{': ' if why else ''}{why}; {rest}"
 
 
 def _fold(rows: Rows) -> Rows:

@@ -49,6 +49,7 @@ class _Disk:
     cut: Cut | None
     identity: list[int] = field(default_factory=list)
     fuzzy: bool = False
+    unusable: str = ""  # why the logs that were to close the gap could not, when they last could not
 
     @property
     def size(self) -> int:
@@ -199,10 +200,8 @@ class _Movement:
                 if not again:
                     return self._commit(session, plan.action, plan.reason)
                 self._run_passes(session, again, "comparing again what was written meanwhile")
-        raise NotConvergingError(
-            f"the change log failed in {ROUNDS} rounds, so no point in time was reached; "
-            "make room for the logs, or sync when less is written"
-        )
+        why = "; ".join(f"{disk.source.name}: {disk.unusable}" for disk in self._disks if disk.unusable)
+        raise NotConvergingError(f"no point in time was reached in {ROUNDS} rounds: {why}")
 
     def _pass(self, session: Session, index: int, plan: Plan, decision: Decision | None, stack: ExitStack) -> Pass:
         disk, writer, held = self._disks[index], session.disks[index], session.progress(index)
@@ -301,7 +300,7 @@ class _Movement:
             if cut is None or disk.begin is None:
                 disk.fuzzy = disk.identity != disk.source.identity()
                 continue
-            if self._usable(disk):
+            if self._is_usable(disk):
                 continue
             if disk.source.changed:
                 disk.fuzzy = True
@@ -321,13 +320,13 @@ class _Movement:
             return DeltaLogs([])
         return disk.source.since(begin, disk.cut).delta(stack)
 
-    def _usable(self, disk: _Disk) -> bool:
-        if disk.begin is None:
-            return False
+    def _is_usable(self, disk: _Disk) -> bool:
+        """Whether its logs close the gap; why not is noted, for a person will ask if they never do (rule 10)."""
         try:
             with ExitStack() as stack:
                 self._logs(disk, disk.begin, stack)
-        except (FormatError, NotFoundError):
+        except (FormatError, NotFoundError) as error:
+            disk.unusable = str(error)
             return False
         return True
 

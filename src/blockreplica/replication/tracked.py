@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -13,7 +15,7 @@ from ..extents import Extent
 from ..files import File, Files
 from ..images.names import shows
 from ..manifest import Cursor
-from ..tracking import Cut, EpochRecord, ImageSource, LogMode, cut_together
+from ..tracking import Cut, EpochRecord, ImageSource, LogMode, TrackingStatus, cut_together
 from .decide import Decision, DiskView, decide, follows
 from .dirty import dirty_extents
 from .logs import DeltaLogs, log_damage
@@ -29,6 +31,7 @@ class TrackedDisk:
         self.base, self.files, self._log = source, files, log
         self._content = content or source.path
         self.checked: set[Path] = set()
+        self.given_up: dict[int, str] = {}  # why epochs have no log: only their tracker knew
         self.foreign: set[str] = set()  # tokens that the replica has, and that this host never gave out
 
     @property
@@ -58,6 +61,13 @@ class TrackedDisk:
         file.close()
         raise BusyError(f"{self.base.path}: its export has just ended; sync again")
 
+    def ask_why(self) -> None:
+        """Before a cut: why the epoch that ends there will have no log, if so. Its tracker tells of no ended one."""
+        with suppress(BlockReplicaError):  # then the cut says what is wrong
+            status = self.base.status()
+            if status is not None and (status.log_failed or status.state == "whole image"):
+                self.given_up[status.epoch] = why_no_log(status)
+
     def since(self, begin: Cursor, cut: Cut) -> LoggedChanges:
         """What the tracker's logs and dirty bitmaps tell."""
         return LoggedChanges(self, begin, cut)
@@ -70,6 +80,17 @@ class TrackedDisk:
         """An fsync of the image begun after the cut, then the cursor: rule 2."""
         self.base.sync_image()
         self.base.set_cursor(relationship, cut.epoch, log=self._log)
+
+
+def why_no_log(status: TrackingStatus) -> str:
+    """Why the epoch that a tracker is writing has no log, and what to do about it."""
+    if status.state == "whole image":
+        return "an fsync of the image failed, and what it reads as may not be on its disk; look after the disk"
+    if status.log_error == os.strerror(errno.EFBIG):
+        return (
+            "it grew to its limit, or to the room that the disk can spare; allow it more, or sync when less is written"
+        )
+    return f"it could not be written: {status.log_error}; make room for it, or look after its disk"
 
 
 class LoggedChanges:
@@ -87,7 +108,10 @@ class LoggedChanges:
         records = self._records()
         if self._begin.token in self._disk.foreign or not follows(self._begin, records, self._cut):
             raise LogError(f"{self._disk.base.path}: its tracking tells another history than epoch {self._begin.epoch}")
-        return DeltaLogs.open(records, self._begin, stack, checked=self._disk.checked, files=self._disk.files)
+        return DeltaLogs.open(
+            records, self._begin, stack, checked=self._disk.checked, files=self._disk.files,
+            given_up=self._disk.given_up,
+        )  # fmt: skip
 
     def dirty(self, block_size: int, largest: int) -> Iterable[Extent]:
         """What the epochs' bitmaps name; all of the disk where they are not the successors of `begin`."""
@@ -159,6 +183,8 @@ class TrackedGroup:
 
     def cut(self) -> list[Cut | None]:
         """Cut all at one instant."""
+        for source in self.sources:
+            source.ask_why()
         return [cut and replace(cut, token=self._token) for cut in cut_together(self._images)]
 
     def check(self) -> None:
