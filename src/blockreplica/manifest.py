@@ -240,11 +240,24 @@ class Mark(_Record, frozen=True, kw_only=True):
     what: str
 
 
-class MarksRecord(_Record, frozen=True, kw_only=True):
-    """`marks`: what people and verify say of points, by epoch."""
+class MarksRecord(_Record, frozen=True, kw_only=True, omit_defaults=True):
+    """`marks`: what people and verify say of points, by epoch; and the block size that checksums are to have from the
+    next sync on, where somebody asked for another (0: nobody)."""
+
+    newest_version: ClassVar[int] = 2
 
     pinned: list[int] = []
     damaged: list[Mark] = []
+    block_size: int = 0
+
+    def version(self) -> int:
+        """2 while another block size is wished for."""
+        return 2 if self.block_size else 1
+
+    def check(self) -> None:
+        """Raise ValueError for a block size that none can have."""
+        if self.block_size:
+            _check_block_size(self.block_size)
 
 
 class PruningRecord(_Record, frozen=True, kw_only=True):

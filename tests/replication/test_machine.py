@@ -178,20 +178,27 @@ class Replication(RuleBasedStateMachine):
         try:
             result = world.resync(block_size=4096 << shift, progress=progress)
         except KeyboardInterrupt:
-            newest = world.vm.points()[-1:]  # the point may have been made, and the size not changed
-            for point in newest if newest and newest[0].id not in before else []:
-                world.models[point.id] = (self.image.read_bytes(),)
-                world.models = dict(list(world.models.items())[-world.keep :])
-                self.trusted[name] = self.image.with_name("vm.img.tracking").exists()
+            self.after_interruption(name, before)
             return
         self.judge(name, result)
+
+    def after_interruption(self, name: str, before: list[str]) -> None:
+        """The point may have been made, and the block size that was wished for not be there yet."""
+        world = self.worlds[name]
+        newest = world.vm.points()[-1:]
+        for point in newest if newest and newest[0].id not in before else []:
+            world.models[point.id] = (self.image.read_bytes(),)
+            world.models = dict(list(world.models.items())[-world.keep :])
+            self.trusted[name] = self.image.with_name("vm.img.tracking").exists()
 
     @rule(name=stores, after=st.integers(0, 12), resync=st.booleans(), deep=st.booleans())
     def interrupted(self, name: str, after: int, resync: bool, deep: bool) -> None:
         world, progress = self.worlds[name], Interrupting(after)
+        before = [point.id for point in world.vm.points()]
         try:
             result = world.resync(deep=deep, progress=progress) if resync else world.sync(progress=progress)
         except KeyboardInterrupt:
+            self.after_interruption(name, before)
             return
         self.judge(name, result)
 

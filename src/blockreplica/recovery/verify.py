@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -153,7 +154,7 @@ def note_marks(replica: Replica, scope: Scope, report: VerifyReport, *, anew: bo
 def _marked(marks: MarksRecord, damaged: dict[int, str], *, whole: bool) -> MarksRecord:
     kept = {} if whole else {mark.epoch: mark.what for mark in marks.damaged}
     both = sorted({**kept, **damaged}.items())
-    return MarksRecord(pinned=marks.pinned, damaged=[Mark(epoch=epoch, what=what) for epoch, what in both])
+    return msgspec.structs.replace(marks, damaged=[Mark(epoch=epoch, what=what) for epoch, what in both])
 
 
 def _lock(replica: Replica) -> ExitStack:

@@ -36,6 +36,7 @@ from .logs import DeltaLogs
 from .result import SyncResult, Tally
 from .settings import NO_HOOKS, HookSettings, Settings
 from .source import Delta, Group, Source
+from .wish import fulfil_wish, note_wish
 
 ROUNDS = 3
 
@@ -64,11 +65,11 @@ def sync(
     """Bring the replica to a new recovery point of all disks of `group`, cut together; returns what was done."""
     started = clock()
     with replica.locked():
+        wished = note_wish(replica, settings.block_size)
         movement = _Movement(replica, group, settings, progress, files, clock, now)
         point = movement.run()
         warnings = movement.acknowledge(point)
-        if settings.block_size is not None:
-            replica.change_block_size(settings.block_size, progress=progress)
+        warnings += fulfil_wish(replica, wished, asked=settings.block_size is not None, progress=progress)
     tally = movement.tally
     return SyncResult(
         action=point.action, reason=point.reason, point=point.id, kind=point.kind, bytes_scanned=tally.scanned,
