@@ -119,3 +119,43 @@ def test_a_reader_that_has_enough_is_no_traceback() -> None:
     result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("variable", ["BLOCKREPLICA_KERNELS", "BLOCKREPLICA_CPU"])
+def test_kernels_that_cannot_be_had_are_a_usage_error_without_a_traceback(variable: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "blockreplica", "hrl", "verify", str(tmp_path / "a.hrl"), "--json"]
+    result = subprocess.run(command, env={**os.environ, variable: "none"}, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert variable in json.loads(result.stderr)["error"]["message"]
+
+
+def test_an_interruption_is_json_when_json_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail_with(monkeypatch, KeyboardInterrupt())
+    assert program.run(["sync", "vm", "--json"]) == 130
+    error = json.loads(capsys.readouterr().err)["error"]
+    assert (error["class"], error["exit_code"], error["recoverable"]) == ("KeyboardInterrupt", 130, True)
+
+
+def test_ctrl_c_while_the_program_is_being_loaded_ends_it_without_a_traceback() -> None:
+    code = (
+        "import sys, importlib.abc\n"
+        "class Interrupting(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'click': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from blockreplica.__main__ import main\n"
+        "main()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (130, "")
+
+
+@pytest.mark.parametrize("place", [".", "file/below"])
+def test_a_folder_for_a_file_or_a_file_for_a_folder_is_refused(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert program.run(["hrl", "show", str(tmp_path / place)]) == 6
+    assert "a folder is meant to be a file" in capsys.readouterr().err

@@ -106,18 +106,28 @@ def cli() -> None:
 def report(error: errors.BlockReplicaError, *, as_json: bool) -> int:
     """Say on stderr what went wrong; returns the exit code."""
     if as_json:
-        import json
-
-        what = {
-            "class": type(error).__name__,
-            "message": str(error),
-            "exit_code": error.exit_code,
-            "recoverable": error.recoverable,
-        }
-        click.echo(json.dumps({"error": what}), err=True)
+        say_json(type(error).__name__, str(error), error.exit_code, recoverable=error.recoverable)
     else:
         click.echo(f"error: {error}", err=True)
     return error.exit_code
+
+
+def report_interruption(*, as_json: bool) -> int:
+    """Say on stderr what Ctrl-C left; returns the exit code."""
+    text = "interrupted; run the same command again and it goes on where it was"
+    if as_json:
+        say_json("KeyboardInterrupt", text, INTERRUPTED, recoverable=True)
+    else:
+        click.echo(text, err=True)
+    return INTERRUPTED
+
+
+def say_json(kind: str, message: str, exit_code: int, *, recoverable: bool) -> None:
+    """An error as one JSON object on stderr."""
+    import json
+
+    what = {"class": kind, "message": message, "exit_code": exit_code, "recoverable": recoverable}
+    click.echo(json.dumps({"error": what}), err=True)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -133,8 +143,11 @@ def run(arguments: Sequence[str]) -> int:
         error.show()
         return error.exit_code
     except click.Abort:
-        click.echo("interrupted; run the same command again and it goes on where it was", err=True)
-        return INTERRUPTED
+        return report_interruption(as_json=as_json)
+    except ImportError as error:  # kernels that were asked for by name and can't be had
+        if not str(error).startswith("BLOCKREPLICA_"):
+            raise
+        return report(errors.UsageError(str(error)), as_json=as_json)
     except OSError as error:
         named = errors.from_os_error(error, error.filename or "blockreplica", "a system call")
         return report(named, as_json=as_json)
