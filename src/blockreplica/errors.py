@@ -133,7 +133,7 @@ def from_os_error(error: OSError, path: object, doing: str) -> BlockReplicaError
     if error.errno == errno.ENOENT:
         return NotFoundError(f"{text}; check the path")
     if error.errno in (errno.EISDIR, errno.ENOTDIR):
-        return RefusedError(f"{text}; check the path: a folder is meant to be a file, or a file a folder")
+        return StorageError(f"{text}; check the path: a folder stands where a file should, or a file where a folder")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return RefusedError(f"{text}; check the permissions of the file and of its folder")
     return StorageError(f"{text}; look into the system's log for the device")

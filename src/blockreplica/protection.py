@@ -332,6 +332,8 @@ def _check_room(definition: Definition, needed: int, local: Sequence[Path], prog
     there = definition.store
     while not there.exists():
         there = there.parent
+    if not there.is_dir():
+        raise RefusedError(f"{there}: is no folder; name a folder for the replica store")
     with translated(there, "measuring the free space"):
         space = os.statvfs(there)
     free = space.f_bavail * space.f_frsize

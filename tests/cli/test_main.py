@@ -153,9 +153,9 @@ def test_ctrl_c_while_the_program_is_being_loaded_ends_it_without_a_traceback() 
 
 
 @pytest.mark.parametrize("place", [".", "file/below"])
-def test_a_folder_for_a_file_or_a_file_for_a_folder_is_refused(
+def test_a_folder_for_a_file_or_a_file_for_a_folder_is_said(
     place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
-    assert program.run(["hrl", "show", str(tmp_path / place)]) == 6
-    assert "a folder is meant to be a file" in capsys.readouterr().err
+    assert program.run(["hrl", "show", str(tmp_path / place)]) == 8
+    assert "a folder stands where a file should" in capsys.readouterr().err

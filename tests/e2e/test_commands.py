@@ -266,6 +266,7 @@ def test_unprotect_deletes_the_replica_when_told_to(ask: Ask, tmp_path: Path) ->
         (("protect", "{image}", "--to", "{tmp}/store", "--name", "vm"), 6, "already"),
         (("protect", "{image}", "--to", "{tmp}/primary", "--name", "b"), 6, "inside the store"),
         (("protect", "{image}", "--to", "{tmp}/s", "--name", "../b"), 2, "name"),
+        (("protect", "{tmp}/primary/vm.img.cursors", "--to", "{image}/s", "--name", "b"), 6, "is no folder"),
         (("protect", "{image}", "--to", "{tmp}/s", "--name", "b", "--block-size", "5000"), 2, "block"),
         (("protect", "{image}", "{image}", "--to", "{tmp}/s", "--name", "b"), 2, "twice"),
         (("hrl", "verify", "{tmp}/missing.hrl"), 5, "missing.hrl"),
