@@ -157,6 +157,28 @@ def _fsyncs(trace: Path, image: Path) -> int:
     return trace.read_text().count(f"<{image}>")
 
 
+def change_a_file(path: Path, model: dict[str, bytearray], chaos: random.Random) -> None:
+    """One step as of fsx: written anew, overwritten somewhere, cut or made longer, removed; `model` is what must be."""
+    held, what = model.get(path.name), chaos.random()
+    if held is None or what < 0.2:
+        model[path.name] = bytearray(chaos.randbytes(chaos.randrange(200_000)))
+        path.write_bytes(model[path.name])
+    elif what < 0.4:
+        path.unlink()
+        del model[path.name]
+    elif what < 0.8:
+        at, data = chaos.randrange(200_000), chaos.randbytes(chaos.randrange(1, 30_000))
+        held.extend(bytes(max(0, at - len(held))))
+        held[at : at + len(data)] = data
+        with path.open("r+b") as file:
+            file.seek(at)
+            file.write(data)
+    else:
+        size = chaos.randrange(200_000)
+        held[size:] = bytes(max(0, size - len(held)))
+        os.truncate(path, size)
+
+
 def test_a_file_system_made_over_the_export_is_clean_and_so_is_its_replica(
     image: Path, tmp_path: Path, serve: Serve
 ) -> None:
@@ -179,17 +201,15 @@ def test_a_file_system_made_over_the_export_is_clean_and_so_is_its_replica(
         if subprocess.run(["mount", "-o", "loop", fuse, there], capture_output=True).returncode:
             pytest.skip("loop mounts are not possible here")
         try:
-            chaos = random.Random(5)
-            for step in range(300):
-                path = there / f"f{chaos.randrange(40)}"
-                if chaos.random() < 0.25 and path.exists():
-                    path.unlink()
-                else:
-                    path.write_bytes(chaos.randbytes(chaos.randrange(200_000)))
-                if step == 150:
+            chaos, model = random.Random(5), dict[str, bytearray]()
+            for step in range(400):
+                change_a_file(there / f"f{chaos.randrange(40)}", model, chaos)
+                if step == 200:
                     os.sync()
                     assert vm.sync().action == "delta"
-            kept = {path.name: path.read_bytes() for path in there.iterdir() if path.is_file()}
+            run("umount", there)
+            run("mount", "-o", "loop", fuse, there)
+            assert {path.name: path.read_bytes() for path in there.iterdir() if path.is_file()} == model
         finally:
             run("umount", there)
     finally:
@@ -200,4 +220,3 @@ def test_a_file_system_made_over_the_export_is_clean_and_so_is_its_replica(
     assert vm.sync().action == "delta"
     vm.replica.recover(None, tmp_path / "out.img")
     assert (tmp_path / "out.img").read_bytes() == image.read_bytes()
-    assert kept

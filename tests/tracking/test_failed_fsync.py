@@ -10,7 +10,6 @@ import errno
 import json
 import os
 import random
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,8 @@ from blockreplica.tracking import ImageSource
 from crash.power import PowerCut
 from crash.recording import Op, RecordingFiles, Unsynced
 
-from .helpers import HookedFiles, failing, make_image, unexplained
-from .test_power import NEXT_BOOT, REGION, SEED, after_reboot
+from .helpers import HookedFiles, failing, make_image
+from .test_power import NEXT_BOOT, REGION, SEED, lost_in
 
 SIZE = 12 * REGION
 NARROW = 6  # hot regions of a record that can't name all of the image
@@ -90,13 +89,8 @@ def judge_at_every_step(disk: PowerCut, files: BrokenDisk, image: Path, begun: i
         if step < begun:
             continue
         disk.build(target, rng)
-        after_reboot(target / "vm.img", inode)
-        source = ImageSource.open(target / "vm.img", files=Unsynced())
-        cut = source.cut()
-        assert cut is not None
-        lost = unexplained(source.records(epoch, cut.epoch), replica, (target / "vm.img").read_bytes())
+        lost = lost_in(target, inode, replica, epoch)
         assert not lost, f"seed {SEED}, step {step} of {len(files.ops)}: {sorted(lost)} differ and nobody knows"
-        shutil.rmtree(target)
 
 
 @pytest.mark.parametrize("more", [0, 2])
@@ -187,9 +181,9 @@ def test_a_small_image_is_written_again_whole_where_the_record_does_not_say_what
     assert again >= set(range(11))
 
 
-def test_a_sync_compares_until_a_tracker_has_written_the_image_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def failed_relationship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, br.Relationship]:
+    """A closed image whose fsync failed since its only point."""
     monkeypatch.setenv("BLOCKREPLICA_STATE", str(tmp_path / "state"))
     image = tmp_path / "vm.img"
     make_image(image, 1 << 20, seed=1)
@@ -197,6 +191,13 @@ def test_a_sync_compares_until_a_tracker_has_written_the_image_again(
     vm = br.protect(image, tmp_path / "store", name="vm")
     with pytest.raises(StorageError):
         ImageSource.open(image, files=HookedFiles(failing(errno.EIO, "sync", "vm.img"))).sync_image()
+    return image, vm
+
+
+def test_a_sync_compares_until_a_tracker_has_written_the_image_again(
+    failed_relationship: tuple[Path, br.Relationship],
+) -> None:
+    image, vm = failed_relationship
     for _ in range(3):
         result = vm.sync()
         assert result.action == "resync"
@@ -210,15 +211,9 @@ def test_a_sync_compares_until_a_tracker_has_written_the_image_again(
 
 
 def test_a_tracker_in_doubt_says_so_and_a_sync_of_it_comes_to_an_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    failed_relationship: tuple[Path, br.Relationship],
 ) -> None:
-    monkeypatch.setenv("BLOCKREPLICA_STATE", str(tmp_path / "state"))
-    image = tmp_path / "vm.img"
-    make_image(image, 1 << 20, seed=1)
-    br.track(image).close()
-    vm = br.protect(image, tmp_path / "store", name="vm")
-    with pytest.raises(StorageError):
-        ImageSource.open(image, files=HookedFiles(failing(errno.EIO, "sync", "vm.img"))).sync_image()
+    image, vm = failed_relationship
     with br.track(image, files=HookedFiles(failing(errno.EIO, "pwrite", "vm.img"))) as tracked:
         assert any("may not be on its disk" in warning for warning in tracked.warnings)
         results = [vm.sync() for _ in range(2)]

@@ -174,15 +174,21 @@ def die_then_lose_power(
         disk.feed(op)
         if step < begun or (rng.random() > 0.3 and step < len(files.ops) - 4):
             continue
-        target = tmp_path / "built"
-        disk.build(target, rng)
-        after_reboot(target / "vm.img", inode)
-        source = ImageSource.open(target / "vm.img", files=Unsynced())
-        cut = source.cut()
-        assert cut is not None
-        lost = unexplained(source.records(epoch, cut.epoch), replica, (target / "vm.img").read_bytes())
+        disk.build(tmp_path / "built", rng)
+        lost = lost_in(tmp_path / "built", inode, replica, epoch)
         assert not lost, f"seed {SEED}, step {step} of {len(files.ops)}: {sorted(lost)}"
-        shutil.rmtree(target)
+
+
+def lost_in(built: Path, live: os.stat_result, replica: bytes, epoch: int) -> set[int]:
+    """What differs from a replica of that epoch, and nobody knows, on the disk as it is found; which then goes."""
+    image = built / "vm.img"
+    after_reboot(image, live)
+    source = ImageSource.open(image, files=Unsynced())
+    cut = source.cut()
+    assert cut is not None
+    lost = unexplained(source.records(epoch, cut.epoch), replica, image.read_bytes())
+    shutil.rmtree(built)
+    return lost
 
 
 def last_epoch(folder: Path) -> int:

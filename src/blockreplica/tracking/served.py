@@ -28,15 +28,7 @@ class ServedImage(ImageSource):
 
     def hold(self) -> HeldImage | None:
         """As of `ImageSource`, but nothing is settled: that takes the content."""
-        file = self._files.open(self.names.tracking, write=True)
-        if not file.lock():
-            file.close()
-            return None
-        self.state, state = self._judge(file)
-        if self.state == "closed" and state is not None:
-            return HeldImage(file, state)
-        file.close()
-        return None
+        return self._hold_closed()
 
     def _have_log(self, mode: LogMode) -> None:
         """Only an export can change it; a mode that it has not is asked for again at the next acknowledgement."""

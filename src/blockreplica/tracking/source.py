@@ -163,16 +163,9 @@ class ImageSource:
 
     def hold(self) -> HeldImage | None:
         """Keep trackers away from an image that none has open; None when one has. Settles what must be settled."""
-        file = self._files.open(self.names.tracking, write=True)
-        if not file.lock():
-            file.close()
-            return None
-        self.state, state = self._judge(file)
-        if self.state == "closed" and state is not None:
-            return HeldImage(file, state)
-        file.close()  # the tracker takes the lock itself
-        if is_device(self.path):
-            return None
+        held = self._hold_closed()
+        if held is not None or is_device(self.path):
+            return held
         try:
             open_tracker(self.names, files=self._files, settle_only=True).close()
         except BusyError:
@@ -183,6 +176,16 @@ class ImageSource:
             file.close()
             return None
         return HeldImage(file, state)
+
+    def _hold_closed(self) -> HeldImage | None:
+        """Hold it if it was closed in order, and nobody touched it since; the tracker takes the lock itself."""
+        file = self._files.open(self.names.tracking, write=True)
+        if file.lock():
+            self.state, state = self._judge(file)
+            if self.state == "closed" and state is not None:
+                return HeldImage(file, state)
+        file.close()
+        return None
 
     def records(self, after: int, upto: int) -> list[EpochRecord]:
         """What is left of the epochs in (after, upto], oldest first. Only what belongs to this image's tracking is
