@@ -154,6 +154,13 @@ static void tell_failure(const struct br_failure *failure) {
     br_text_free(&text);
 }
 
+/* -1 after saying what failed. */
+static int failed(int error, const char *doing) {
+    errno = error;
+    nbdkit_error("%s: %m", doing);
+    return -1;
+}
+
 static int plugin_after_fork(void) {
     struct br_failure failure;
     const char *name;
@@ -168,11 +175,8 @@ static int plugin_after_fork(void) {
         options.container.release = br_daemon_end;
         error = br_daemon_watch(served_by);
     }
-    if (error) {
-        errno = error;
-        nbdkit_error("watching the process that shows the image: %m");
-        return -1;
-    }
+    if (error)
+        return failed(error, "watching the process that shows the image");
     error = open_tracker(folder, name, &failure);
     if (!error && br_control_new(tracker, options.log_limit, &control) != 0) {
         nbdkit_error("no memory");
@@ -187,11 +191,8 @@ static int plugin_after_fork(void) {
     bool hole;
     uint64_t run;
     error = br_hangup_start();
-    if (error) {
-        errno = error;
-        nbdkit_error("listening for signals: %m");
-        return -1;
-    }
+    if (error)
+        return failed(error, "listening for signals");
     tells_extents = br_tracker_size(tracker) && br_tracker_extent(tracker, 0, 1, &hole, &run) == 0;
     return 0;
 }

@@ -96,6 +96,20 @@ def test_a_half_applied_epoch_is_part_of_what_is_read(tmp_path: Path, seed: int)
         same(open_replica(tmp_path / "store"), models, rng)
 
 
+def apply_deltas(replica: Replica, model: bytes, count: int) -> None:
+    """Deltas of thirty writes each."""
+    rng = random.Random(3)
+    for _ in range(count):
+        model, writes = changed(rng, model, writes=30)
+        with replica.locked():
+            session = replica.session()
+            session.start("delta", heal=False)
+            for one in writes:
+                put(session, [one])
+            commit(session)
+            session.close()
+
+
 def test_points_read_the_same_while_deltas_are_applied(tmp_path: Path) -> None:
     models = history(tmp_path / "store", 4, 11)
     replica, done = open_replica(tmp_path / "store"), threading.Event()
@@ -122,16 +136,7 @@ def test_points_read_the_same_while_deltas_are_applied(tmp_path: Path) -> None:
     for reader in readers:
         reader.start()
     try:
-        rng, model = random.Random(3), models[4]
-        for _ in range(25):
-            model, writes = changed(rng, model, writes=30)
-            with replica.locked():
-                session = replica.session()
-                session.start("delta", heal=False)
-                for one in writes:
-                    put(session, [one])
-                commit(session)
-                session.close()
+        apply_deltas(replica, models[4], 25)
     finally:
         done.set()
         for reader in readers:
