@@ -7,6 +7,7 @@
     │   │   └── LogOpenError     3   … that was never closed
     │   ├── TableError           3   a checksum table
     │   ├── StateError           3   replica state, manifest, catalog
+    │   │   └── NewerError       3   … whole, but of a newer version than this one knows
     │   └── TrackingError        3   tracking file, dirty bitmap
     ├── DamageError              4   well-formed, but the content does not match its checksums
     ├── NotFoundError            5   no such relationship, point, image, log
@@ -69,6 +70,10 @@ class TableError(FormatError):
 
 class StateError(FormatError):
     """A state record, a manifest or the catalog is malformed, or newer than this version."""
+
+
+class NewerError(StateError):
+    """A record is of a newer version than this one knows: no damage, and nothing for this one to touch."""
 
 
 class TrackingError(FormatError):

@@ -13,7 +13,7 @@ from typing import ClassVar, TypeVar
 
 import msgspec
 
-from .errors import StateError
+from .errors import NewerError, StateError
 
 LIMIT = 16 << 20  # bytes; attachments stand in files of their own
 MAX_SIZE = 1 << 62
@@ -290,12 +290,12 @@ def encode(kind: str, record: _Record) -> bytes:
 
 
 def decode(kind: str, record: type[Record], data: bytes, path: Path) -> Record:
-    """The record in `data`, read from `path`; StateError when it is damaged, foreign or newer."""
+    """The record in `data`, read from `path`; StateError when it is damaged or foreign, NewerError."""
     head = _HEAD.match(data)
     if head is None or head[1].decode() != kind:
         raise StateError.at(path, 0, "record", wanted=f"a blockreplica {kind} record", got=repr(data[:40]))
     if int(head[2]) > record.newest_version:
-        raise StateError.at(path, 0, "record version", wanted=f"at most {record.newest_version}", got=int(head[2]),
+        raise NewerError.at(path, 0, "record version", wanted=f"at most {record.newest_version}", got=int(head[2]),
                             hint="a newer blockreplica wrote it: use that one")  # fmt: skip
     if int(head[2]) < 1:
         raise StateError.at(path, 0, "record version", wanted="at least 1", got=int(head[2]))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from blockreplica.cli.main import run
 from blockreplica.errors import StateError
+from blockreplica.manifest import MarksRecord
 from blockreplica.recovery.store_check import check_store
 from blockreplica.stores import Replica
 from replication.world import flip
@@ -67,6 +69,29 @@ def test_a_newer_format_is_refused_by_name(tmp_path: Path, name: str) -> None:
         path.write_bytes(re.sub(rb"^(blockreplica \S+) 1 ", rb"\1 9 ", path.read_bytes()))
     with pytest.raises(StateError, match="newer blockreplica"):
         open_replica(tmp_path / "store").state()
+
+
+@pytest.mark.parametrize("name", [*RECORDS, "vm/marks"])
+def test_a_newer_format_is_a_refusal_and_no_damage(
+    replica: Replica, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with replica.locked():
+        replica.mark(MarksRecord(pinned=[2]))
+    other = replica.layout.folder.parent / "other"
+    shutil.copytree(replica.layout.folder, other)
+    for path in (tmp_path / "store" / name, tmp_path / "store" / f"{name}.copy"):
+        path.write_bytes(re.sub(rb"^(blockreplica \S+) 1 ", rb"\1 9 ", path.read_bytes()))
+    assert run(["store", "check", str(tmp_path / "store"), "--json"]) == 3
+    said = capsys.readouterr()
+    assert "newer blockreplica" in said.err
+    if name != "blockreplica-store":
+        others, newer = json.loads(said.out)["replicas"]
+        assert (others["name"], others["report"]["damage"], others["newer"]) == ("other", [], "")
+        assert (newer["name"], newer["report"]["damage"]) == ("vm", [])
+        assert "newer blockreplica" in newer["newer"]
+        flip(other / "disk0" / "disk.img", 30_000)
+        assert run(["store", "check", str(tmp_path / "store")]) == 4
+        assert "vm: refused" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["points/000003", "disk0/undo/000003.index"])

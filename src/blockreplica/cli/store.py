@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .. import units
-from ..errors import DamageError
+from ..errors import DamageError, NewerError
 from .common import json_option, plain, show, size
 from .meter import meter
 from .verify import share, table
@@ -36,8 +36,11 @@ def check(folder: Path, sample: float | None, bandwidth: int | None, as_json: bo
     done = {"store": str(folder), "replicas": plain(found), "seconds": round(time.monotonic() - began, 3)}
     show(done, describe, as_json=as_json)
     damaged = [one.name for one in found if one.report.damage]
+    newer = [one.newer for one in found if one.newer]
     if damaged:
         raise DamageError(f"{folder}: damage in {', '.join(damaged)}; the points named are hurt, the others whole")
+    if newer:
+        raise NewerError("; ".join(newer))
 
 
 def describe(done: dict[str, Any]) -> str:
@@ -45,6 +48,9 @@ def describe(done: dict[str, Any]) -> str:
     lines = [] if done["replicas"] else ["no replicas"]
     for one in done["replicas"]:
         report = one["report"]
+        if one["newer"]:
+            lines.append(f"{one['name']}: refused: {one['newer']}")
+            continue
         read = units.format_size(report["bytes_read"])
         copy = "disk.img may be copied as it is" if one["copyable"] else "disk.img alone may be a mixture"
         state = "damage" if report["damage"] else "no damage"

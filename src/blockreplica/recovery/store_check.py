@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import BlockReplicaError
+from ..errors import BlockReplicaError, NewerError
 from ..files import FILES, Files
 from ..progress import SILENT, Progress
 from ..stores import DirectoryStore, Replica
@@ -18,18 +18,22 @@ _PLAIN = {"INCOMPLETE", "lock", "points", "pruning"}
 
 @dataclass(slots=True)
 class ReplicaCheck:
-    """One replica: what verify found, whether `disk.img` alone may be copied, and files that nobody knows."""
+    """One replica: what verify found, whether `disk.img` alone may be copied, and files that nobody knows.
+
+    `newer` says what of it is of a newer format; then nothing else of it was looked at, and nothing was found wrong.
+    """
 
     name: str
     copyable: bool = False
     report: VerifyReport = field(default_factory=VerifyReport)
     unknown: list[str] = field(default_factory=list)
+    newer: str = ""
 
 
 def check_store(
     folder: Path, scope: Scope = EVERYTHING, *, progress: Progress = SILENT, files: Files = FILES
 ) -> list[ReplicaCheck]:
-    """Check every replica in a store; RefusedError when the folder is not one, StateError when it is a newer one."""
+    """Check every replica in a store; RefusedError when the folder is not one, NewerError when it is a newer one."""
     store = DirectoryStore(folder, files=files)
     found = []
     for name in files.names(folder):
@@ -40,6 +44,8 @@ def check_store(
             replica = store.replica(name)
             one.copyable, one.unknown = not replica.incomplete, _unknown(replica, files)
             one.report = verify(replica, scope, progress=progress, files=files)
+        except NewerError as error:
+            one = ReplicaCheck(name, newer=str(error))
         except BlockReplicaError as error:
             one.copyable = False
             one.report.damage.append(Damage(None, None, 0, str(error), []))

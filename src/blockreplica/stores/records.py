@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import FormatError, NotFoundError, StateError, StorageError
+from ..errors import FormatError, NewerError, NotFoundError, StateError, StorageError
 from ..files import Files
 from ..manifest import LIMIT, Record, decode, encode
 
@@ -21,13 +21,16 @@ def copy_of(path: Path) -> Path:
 
 
 def read_record(kind: str, record: type[Record], path: Path, files: Files) -> Record:
-    """The record in `path`, or when that is damaged the one in its copy; StateError when both are."""
+    """The record in `path`, or when that is damaged the one in its copy; StateError when both are, NewerError when it
+    is a newer version's."""
     try:
         return _read(kind, record, path, files)
     except _BAD as error:
         try:
             return _read(kind, record, copy_of(path), files)
         except _BAD as second:
+            if isinstance(error, NewerError) and isinstance(second, NewerError):
+                raise
             raise StateError(f"{error}; its copy can't be used either: {second}") from error
 
 
@@ -39,13 +42,17 @@ def write_record(kind: str, record: Record, path: Path, files: Files, *, copy_fi
 
 
 def record_errors(kind: str, record: type[Record], path: Path, files: Files) -> list[StateError]:
-    """What is wrong with a record and with its copy."""
-    errors = []
+    """What is wrong with a record and with its copy; NewerError when both are a newer version's: that is no damage."""
+    errors: list[StateError] = []
+    newer: list[NewerError] = []
     for place in (path, copy_of(path)):
         try:
             _read(kind, record, place, files)
         except _BAD as error:
             errors.append(StateError(str(error)))
+            newer += [error] if isinstance(error, NewerError) else []
+    if len(newer) == 2:
+        raise newer[0]
     return errors
 
 
