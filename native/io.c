@@ -44,6 +44,15 @@ int br_file_size(int fd, uint64_t *size) {
     return 0;
 }
 
+uint64_t br_may_grow(int fd, uint64_t size, int beside) {
+    struct stat file, other;
+    if (fstat(fd, &file) != 0 || fstat(beside, &other) != 0 || !S_ISREG(file.st_mode) ||
+        file.st_dev != other.st_dev)
+        return 0;
+    uint64_t allocated = (uint64_t)file.st_blocks * 512;
+    return size > allocated ? size - allocated : 0;
+}
+
 int br_next_data(int fd, uint64_t start, uint64_t end, uint64_t *data, uint64_t *hole) {
     *data = *hole = end;
     if (start >= end)

@@ -14,6 +14,10 @@ int br_write_at(int fd, const uint8_t *data, size_t length, uint64_t offset);
 /* Bytes in a file or a block device. */
 int br_file_size(int fd, uint64_t *size);
 
+/* Bytes by which a sparse file may still grow up to `size`, if that takes room from where file `beside`
+ * stands, else 0. A block device takes none. */
+uint64_t br_may_grow(int fd, uint64_t size, int beside);
+
 /* The first run of data within [start, end), as [*data, *hole); both are `end` where there is none. What the
  * system cannot tell counts as data. Moves the descriptor's own file position. */
 int br_next_data(int fd, uint64_t start, uint64_t end, uint64_t *data, uint64_t *hole);

@@ -1,12 +1,27 @@
 /* The file of an epoch's log: made or taken from the spares, given up, let go. */
+#include "io.h"
 #include "tracker_parts.h"
 
 #include <errno.h>
 
-enum { least_log_limit = 1 << 20, reserve_share = 64, most_reserve = 1 << 30 };
+enum { least_log_limit = 1 << 20, reserve_share = 64, most_reserve = 1 << 30, least_share = 16 };
 
-/* What an epoch's log may have: the limit, and no more than the file system has above its reserve, together
- * with what the file has already. */
+/* What logs may take of `free` bytes: what the image may still need by growing is not theirs, nor is a
+ * reserve. An image that may outgrow its disk would never have a log: a small part stays, for as long as
+ * nobody needs it, since a full disk takes the log from us before the image feels it. cursors.py says the
+ * same of spares. */
+static uint64_t room_for(const struct br_tracker *tracker, struct br_file *log, uint64_t free,
+                         uint64_t total) {
+    struct br_file *grows = tracker->container.file ? tracker->container.file : tracker->image;
+    uint64_t wanted = br_may_grow(grows->ops->fileno(grows), tracker->size, log->ops->fileno(log));
+    uint64_t reserve = total / reserve_share < most_reserve ? total / reserve_share : most_reserve;
+    uint64_t above = free > reserve ? free - reserve : 0, least = above / least_share;
+    uint64_t left = above > wanted ? above - wanted : 0;
+    return left > least ? left : least;
+}
+
+/* What an epoch's log may have: the limit, and no more than there is room, together with what the file has
+ * already. */
 static uint64_t log_limit(const struct br_tracker *tracker, struct br_file *file) {
     uint64_t half = tracker->size / 2, free, total, have = 0;
     uint64_t limit = tracker->log_limit       ? tracker->log_limit
@@ -16,8 +31,7 @@ static uint64_t log_limit(const struct br_tracker *tracker, struct br_file *file
     if (!folder->ops->room || folder->ops->room(folder, &free, &total) != 0)
         return limit;
     file->ops->size(file, &have);
-    uint64_t reserve = total / reserve_share < most_reserve ? total / reserve_share : most_reserve;
-    uint64_t most = have + (free > reserve ? free - reserve : 0);
+    uint64_t most = have + room_for(tracker, file, free, total);
     return limit < most ? limit : most ? most : 1;
 }
 

@@ -264,11 +264,11 @@ class Files:
             finally:
                 os.close(fd)
 
-    def free(self, folder: Path) -> int:
-        """Bytes that are free in the file system of a folder."""
+    def space(self, folder: Path) -> tuple[int, int]:
+        """Bytes that are free, and that there are, in the file system of a folder."""
         with translated(folder, "asking for free space"):
             found = os.statvfs(folder)
-            return found.f_bavail * found.f_frsize
+            return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
 
     def exists(self, path: Path) -> bool:
         """Whether there is anything of that name."""

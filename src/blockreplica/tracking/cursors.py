@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 from uuid import UUID
 
 from .. import kernels
-from ..errors import BlockReplicaError, BusyError, FormatError, NotFoundError, TrackingError
+from ..errors import BlockReplicaError, BusyError, FormatError, NotFoundError, TrackingError, translated
 from ..files import File, Files
 from ..hrl.format import CHANGE_LOG, EXTENDED, HEADER_SIZE, Header
 from ..units import MIB
@@ -33,6 +34,7 @@ from .types import Cut
 VERSION = 1
 LIMIT = 1 << 20
 SPARES = 1 << 30
+_RESERVE = 1 << 30
 _TRIES, _PAUSE_S = 200, 0.025
 
 Cursors = dict[UUID, int]
@@ -52,8 +54,11 @@ def read_cursors(names: Names, tracking_id: UUID, files: Files) -> Cursors:
     return _parse(names, raw, tracking_id)[0]
 
 
-def change_cursors(names: Names, tracking_id: UUID, files: Files, change: Callable[[Cursors], object]) -> None:
-    """Change the cursors durably, one process at a time, then let go of what all of them have passed.
+def change_cursors(
+    names: Names, tracking_id: UUID, files: Files, change: Callable[[Cursors], object], *, size: int
+) -> None:
+    """Change the cursors durably, one process at a time, then let go of what all of them have passed. `size`: bytes
+    that the image may grow to.
 
     A damaged file is replaced: its relationships, unknown now, find their epochs gone and compare. TrackingError for a
     newer version's, which is left as it is.
@@ -66,7 +71,7 @@ def change_cursors(names: Names, tracking_id: UUID, files: Files, change: Callab
             tokens.pop(gone, None)
         _write(names, tracking_id, cursors, tokens, files)
         if cursors:
-            release(names, min(cursors.values()), files)
+            release(names, min(cursors.values()), files, spares=min(SPARES, log_room(names, size, files) // 16))
         elif before:
             forget(names, files)
 
@@ -112,14 +117,29 @@ def _sum(content: dict[str, Any]) -> int:
     return kernels.crc32c(json.dumps(rest, sort_keys=True).encode())
 
 
-def release(names: Names, upto: int, files: Files, *, spares: int | None = None) -> None:
+def log_room(names: Names, size: int, files: Files) -> int:
+    """Bytes of what is free that logs may take: all but what an image of this size may still need by growing, and a
+    reserve; a small part in any case. As `native/tracker_log.c` has it for a log that is begun."""
+    free, total = files.space(names.folder)
+    above = max(0, free - min(_RESERVE, total // 64))
+    with translated(names.image, "measuring"):
+        image, device = os.stat(names.image), os.stat(names.folder).st_dev
+    grows = stat.S_ISREG(image.st_mode) and image.st_dev == device
+    wanted = max(0, size - image.st_blocks * 512) if grows else 0
+    return max(above - wanted, above // 16)
+
+
+def release(names: Names, upto: int, files: Files, *, spares: int = SPARES) -> None:
     """Let go of the logs and dirty bitmaps of all epochs up to `upto`.
 
-    Logs become spares, which trackers write over, as long as those together have at most `spares` bytes: unless given,
-    1 GiB or a sixteenth of what is free, whichever is less.
+    Logs become spares, which trackers write over, as long as those together have at most `spares` bytes; older spares
+    go where they have more.
     """
-    room = min(SPARES, files.free(names.folder) // 16) if spares is None else spares
-    room -= sum(_size(path, files) for path in names.spares(files))
+    room = spares - sum(_size(path, files) for path in names.spares(files))
+    for path in names.spares(files):
+        if room < 0 and _recyclable(path, files):
+            room += _size(path, files)
+            files.unlink(path)
     for epoch, path in list(names.artifacts(files)):
         if epoch > upto:
             continue

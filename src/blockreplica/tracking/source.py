@@ -347,7 +347,7 @@ class ImageSource:
     def _change_cursors(self, change: Callable[[dict[UUID, int]], object]) -> None:
         state = self._state()
         if state is not None:
-            change_cursors(self.names, state.tracking_id, self._files, change)
+            change_cursors(self.names, state.tracking_id, self._files, change, size=state.size)
 
 
 class HeldImage:
