@@ -73,6 +73,8 @@ static int plugin_config(const char *key, const char *value) {
         return nbdkit_parse_uint32_t(key, value, &ttl);
     if (strcmp(key, "seed") == 0)
         return take_seed(value);
+    if (strcmp(key, "serves") == 0) /* for whoever reads the list of processes */
+        return 0;
     if (strcmp(key, "outlive") == 0) {
         int value_is = nbdkit_parse_bool(value);
         outlive = value_is > 0;
@@ -314,6 +316,7 @@ static struct nbdkit_plugin plugin = {
                    "pivot-relationship=HEX, pivot-point=ID, pivot-disk=N: which it is,\n"
                    "pivot-rate=BYTES   a second, of copying\n"
                    "pivot-lease=FD     close this when the point is needed no more\n"
+                   "serves=WORD        tells a list of processes what is served\n"
                    "outlive=BOOL       do not end with the parent process\n"
                    "remove=PATH        remove this file at the end",
     .after_fork = plugin_after_fork,

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
@@ -30,6 +30,7 @@ from .tracking import LogMode
 
 if TYPE_CHECKING:  # a sync loads none of it
     from .recovery.repair import RepairReport
+    from .recovery.serving import Served
     from .recovery.verify import Scope, VerifyReport
 
 DEFAULT_BLOCK_SIZE = 65536
@@ -84,7 +85,8 @@ class DiskStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How a relationship stands. `lag_seconds` is the age of the newest point, `block_size` what a checksum covers."""
+    """How a relationship stands. `lag_seconds` is the age of the newest point, `block_size` what a checksum covers,
+    `served` which points this host is serving, pivots among them."""
 
     name: str
     state: str
@@ -95,6 +97,7 @@ class Status:
     incomplete: bool
     disks: list[DiskStatus]
     block_size: int | None = None
+    served: list[Served] = field(default_factory=list)
 
 
 class Relationship:
@@ -198,6 +201,8 @@ class Relationship:
         `rate_over_s`: look twice at the disks that a tracker has open, so many seconds apart, to tell how fast they are
         written.
         """
+        from .recovery.serving import served_points
+
         points: list[PointRecord] = []
         incomplete, state, block_size = False, "", None
         try:
@@ -215,7 +220,7 @@ class Relationship:
         return Status(
             name=self.name, state=state, store=self.store, points=len(points), newest=newest,
             lag_seconds=max(0.0, time.time() - newest.time) if newest else None, incomplete=incomplete, disks=disks,
-            block_size=block_size,
+            block_size=block_size, served=served_points(self.definition.id),
         )  # fmt: skip
 
     def forget(self, *, delete_replica: bool = False) -> None:

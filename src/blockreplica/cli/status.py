@@ -30,6 +30,7 @@ def as_plain(status: Status) -> dict[str, Any]:
         "incomplete": status.incomplete,
         "block_size": status.block_size,
         "disks": [plain(disk) for disk in status.disks],
+        "served": [plain(served) for served in status.served],
     }
 
 
@@ -43,8 +44,11 @@ def describe_all(found: Sequence[dict[str, Any]]) -> str:
     """A line a relationship."""
     if not found:
         return "nothing is protected yet; begin with: blockreplica protect IMAGE --to DIR --name NAME"
-    rows = [(one["name"], one["state"], one["points"], age(one), len(one["disks"]), one["store"]) for one in found]
-    return columns(("NAME", "STATE", "POINTS", "LAG", "DISKS", "STORE"), rows)
+    rows = [
+        (one["name"], one["state"], one["points"], age(one), len(one["disks"]), len(one["served"]), one["store"])
+        for one in found
+    ]
+    return columns(("NAME", "STATE", "POINTS", "LAG", "DISKS", "SERVED", "STORE"), rows)
 
 
 def describe(one: dict[str, Any]) -> str:
@@ -62,7 +66,22 @@ def describe(one: dict[str, Any]) -> str:
         tracking = disk["tracking"] if disk["pid"] is None else disk["state"]
         rows.append((disk["index"], *shown, *pace(disk), tracking, disk["path"]))
     header = ("DISK", "SIZE", "DIRTY", "LOG", "LAST CUT", "WRITES", "TRACKING", "IMAGE")
-    return "\n".join([*lines, columns(header, rows)])
+    served = [describe_served(each) for each in one["served"]]
+    return "\n".join([*lines, columns(header, rows), *served])
+
+
+def describe_served(each: dict[str, Any]) -> str:
+    """A line a served point."""
+    kind, pivot = "writable" if each["writable"] else "read-only", each["pivot"]
+    line = f"serving point {each['point']}, disk {each['disk']}, by process {each['pid']}: {each['uri']}"
+    if pivot is None:
+        return f"{line} ({kind})"
+    if pivot["size"] is None:
+        return f"{line} (pivot to {pivot['to']}: {pivot['error']})"
+    amounts = f"{units.format_size(pivot['owned'])} of {units.format_size(pivot['size'])}"
+    damaged = f", {units.format_size(pivot['damaged'])} damaged" if pivot["damaged"] else ""
+    error = f": {pivot['error']}" if pivot["error"] else ""
+    return f"{line} (pivot to {pivot['to']}, {pivot['state']}, {amounts}{damaged}{error})"
 
 
 def pace(disk: dict[str, Any]) -> tuple[str, str]:

@@ -22,8 +22,9 @@ from ..manifest import PointRecord
 from ..nbdkit import PathLike, Place, Server, outliving, place_of, require_nbdkit, start
 from ..stores import Replica
 from .pivot import Pivot, arguments, begun, explain, read_pivot, require_same
+from .serving import PLUGIN_NAME, label
 
-PLUGIN = Path(__file__).resolve().parent.parent / "_nbdpoint.so"
+PLUGIN = Path(__file__).resolve().parent.parent / PLUGIN_NAME
 MOST_TTL_S = 10 * 366 * 86400
 
 
@@ -97,7 +98,7 @@ def serve(
         plugin = [
             f"folder={found.folder}", f"epoch={found.epoch}", f"newest={found.newest}", f"size={found.size}",
             f"block-size={found.block_size}", f"table-key={found.table_key}", f"era={found.era}",
-            f"seed=-{seed.fileno()}",
+            f"seed=-{seed.fileno()}", label(replica.record.relationship, disk or 0, point.id),
         ]  # fmt: skip
         if image is not None:
             plugin += arguments(image, replica.record.relationship, point.id, disk or 0, rate)
@@ -117,7 +118,8 @@ def serve_complete(
     require_same(found, relationship, point_id, disk)
     if not found.complete:
         raise RefusedError(f"{path}: is not complete yet, and needs its point {found.point}")
-    given = [f"size={found.size}", *arguments(path, relationship, found.point, found.disk, 0)]
+    given = [f"size={found.size}", *arguments(path, relationship, found.point, found.disk, 0),
+             label(relationship, found.disk, found.point)]  # fmt: skip
     plan = _Plan(path, found.point, found.disk, given, image=path)
     return _begin(plan, socket, tcp, tls, ttl_s, detach=detach, pid_file=pid_file)
 
