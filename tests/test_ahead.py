@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from blockreplica.ahead import ahead
+from blockreplica.ahead import Aside, ahead
 
 
 def test_the_next_step_is_taken_while_a_result_is_in_use_and_no_further_one() -> None:
@@ -63,3 +63,18 @@ def test_once_closed_no_step_is_being_taken() -> None:
 
 def test_nothing_to_do_gives_nothing() -> None:
     assert list(ahead([])) == []
+
+
+def test_work_aside_is_done_once_it_was_waited_for_and_its_failure_is_told() -> None:
+    done = list[int]()
+    Aside(partial(done.append, 1)).wait()
+    assert done == [1]
+
+    def fails() -> None:
+        raise ValueError("aside")
+
+    aside = Aside(fails)
+    aside.end()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="aside"):
+            aside.wait()

@@ -1,7 +1,8 @@
-"""Working ahead: the next step is taken in a thread while the result of the last is in use.
+"""Two things at once: the next step is taken in a thread while the result of the last is in use, or work is finished
+aside while the caller goes on.
 
-Worth it where the steps spend their time in kernels or system calls. `concurrent.futures` does it too, and takes longer
-to load than what a small sync gains by it.
+Worth it where the time goes into kernels or system calls. `concurrent.futures` does it too, and takes longer to load
+than what a small sync gains by it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,31 @@ from threading import Thread
 from typing import TypeVar
 
 T = TypeVar("T")
+
+
+class Aside:
+    """`work`, being done in a thread."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._error: BaseException | None = None
+        self._thread = Thread(target=self._run, args=(work,), name="aside", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until it is done; raises what it raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def end(self) -> None:
+        """Until it is done, however it ends."""
+        self._thread.join()
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # whatever it is, it belongs to the one who waits
+            self._error = error
 
 
 def ahead(steps: Iterable[Callable[[], T]]) -> Generator[T]:

@@ -14,12 +14,13 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import kernels
+from .ahead import Aside
 from .errors import FormatError, translated
 
 if TYPE_CHECKING:
@@ -263,6 +264,10 @@ class Files:
                 os.fsync(fd)
             finally:
                 os.close(fd)
+
+    def aside(self, work: Callable[[], None]) -> Aside:
+        """Begin work on files that may happen while the caller does other things, at any moment until `wait`."""
+        return Aside(work)
 
     def space(self, folder: Path) -> tuple[int, int]:
         """Bytes that are free, and that there are, in the file system of a folder."""

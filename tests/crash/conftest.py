@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from blockreplica.stores import blend, stage
 from crash.scene import Scene
 
 MEMORY, ROOM = Path("/dev/shm"), 256 << 20
@@ -24,6 +25,13 @@ def tmp_path(tmp_path: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="blockreplica-", dir=MEMORY) as folder:
         yield Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def small_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small disks have many batches and stages too."""
+    monkeypatch.setattr(blend, "BATCH_BYTES", 32 << 10)
+    monkeypatch.setattr(stage, "STAGE_BYTES", 32 << 10)
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ class Failing(RecordingFiles):
     """Fails the change at `at`, and with `forever` all behind it, until `well`. What fails is not among `ops`."""
 
     def __init__(self, at: int, *, forever: bool = False, full: bool = False, cut: PowerCut | None = None) -> None:
-        super().__init__()
+        super().__init__(late=at % 2 == 1)
         self._at, self._forever, self._full, self._cut = at, forever, full, cut
         self.calls, self._fed, self.well = 0, 0, False
 

@@ -140,10 +140,10 @@ class Reaper:
 def small_batches() -> None:
     """Make windows, stages and batches small, and let every window be a checkpoint."""
     from blockreplica.replication import bulk
-    from blockreplica.stores import blend, disk
+    from blockreplica.stores import blend, disk, stage
 
     bulk.WINDOW_PAGES, bulk.CHECKPOINT_SECONDS = 0, 0.0
-    blend.BATCH_BYTES, disk.STAGE_BYTES, disk.ZERO_WINDOW = 64 << 10, 128 << 10, 256 << 10
+    blend.BATCH_BYTES, stage.STAGE_BYTES, disk.ZERO_WINDOW = 64 << 10, 128 << 10, 256 << 10
 
 
 def scribble(image: Any, rng: random.Random, rounds: int) -> None:

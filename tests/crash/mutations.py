@@ -39,21 +39,23 @@ def cut(*movements: str) -> tuple[str, ...]:
     return tuple(f"{test}[{movement}]" for movement in movements)
 
 
-PUBLISH = """        self._log.flush()
-        self._log.sync()
-        self._index.pwrite(undo_index.sealed_rows(rows, self._key).tobytes(), HEADER.size + 32 * self.rows)
-        self._index.sync()
+PUBLISH = """            self._log.sync_flushed()
+            self._index.pwrite(sealed, at)
+            self._index.sync()
 """
-LOG, INDEX = PUBLISH.splitlines(keepends=True)[:2], PUBLISH.splitlines(keepends=True)[2:]
-FLUSH = """        self._begin()
-        if self._history:
-            self._open_undo().publish()
-        for plan in self._stage:
-            self._write_granules(plan.granules, plan.new, plan.new_zero)
-            self.truth.set(plan.blocks, plan.entries)
+LOG, INDEX = PUBLISH.splitlines(keepends=True)[:1], PUBLISH.splitlines(keepends=True)[1:]
+LANDS = """            publish()
+            for plan in self._landing.plans:
+                self._write(plan)
 """
-BEGIN, SAVED, WRITTEN = FLUSH[: FLUSH.index("        if")], FLUSH[FLUSH.index("        if") : FLUSH.index(
-    "        for")], FLUSH[FLUSH.index("        for") :]  # fmt: skip
+SAVED, WRITTEN = LANDS.splitlines(keepends=True)[:1], LANDS.splitlines(keepends=True)[1:]
+BEGUN = """        self._begin()
+        return self._open_undo().publishing() if self._history else lambda: None
+
+    def _write_plan(self, plan: Blend) -> None:
+        self._write_granules(plan.granules, plan.new, plan.new_zero)
+"""
+WAYS = "if not (self._stage.blocks.isdisjoint(some) and self._landing.blocks.isdisjoint(some)):"
 COMMIT = """        for disk in self.disks:
             disk.sync()
         for disk in self.disks:
@@ -61,7 +63,7 @@ COMMIT = """        for disk in self.disks:
 """
 POINT = '        self._files.write_durably(self._layout.point(point.epoch), encode("point", point))\n'
 STATE = "        write_state(self._layout, state, self._files)\n"
-UNDO, DISK, SESSION = "stores/undo.py", "stores/disk.py", "stores/session.py"
+UNDO, DISK, STAGE, SESSION = "stores/undo.py", "stores/disk.py", "stores/stage.py", "stores/session.py"
 MERGE, PRUNING, RETENTION = "stores/merge.py", "stores/pruning.py", "recovery/retention.py"
 CHANGE = "stores/eras.py"
 PRUNED, ERAS, PLAN, CLOCK = (
@@ -75,7 +77,7 @@ RECOVER = "recovery/recover.py"
 RECOVERED, REPAIRED = ("tests/crash/test_recover_cut.py",), ("tests/crash/test_repair_cut.py",)
 
 MUTATIONS = [
-    Mutation("no fsync of the undo log", UNDO, PUBLISH, "".join([LOG[0], *INDEX]), cut("delta", "resync")),
+    Mutation("no fsync of the undo log", UNDO, PUBLISH, "".join(INDEX), cut("delta", "resync")),
     Mutation("no fsync of the undo index", UNDO, PUBLISH, PUBLISH.replace(INDEX[1], ""), cut("delta", "resync")),
     Mutation("the index before its log", UNDO, PUBLISH, "".join([*INDEX, *LOG]), cut("delta", "resync")),
     Mutation("no fsync of disk.img", DISK, "        self.image.sync()\n", "", cut("delta")),
@@ -94,8 +96,24 @@ MUTATIONS = [
         "        self.rename(temporary, path)\n",
         cut("delta"),
     ),
-    Mutation("blocks before their before-images", DISK, FLUSH, BEGIN + WRITTEN + SAVED, cut("delta")),
-    Mutation("INCOMPLETE after the first write", DISK, FLUSH, SAVED + WRITTEN + BEGIN, cut("delta")),
+    Mutation("blocks before their before-images", STAGE, LANDS, "".join([*WRITTEN, *SAVED]), cut("delta")),
+    Mutation(
+        "INCOMPLETE after the first write",
+        DISK,
+        BEGUN,
+        "".join([*BEGUN.splitlines(keepends=True)[1:], "        self._begin()\n"]),
+        cut("delta"),
+    ),
+    Mutation(
+        "what is landing is not waited for",
+        STAGE,
+        WAYS,
+        "if not self._stage.blocks.isdisjoint(some):",
+        ("tests/stores/test_stage.py",),
+    ),
+    Mutation(
+        "a session ends before its thread", DISK, "        self._stages.end()\n", "", ("tests/stores/test_stage.py",)
+    ),
     Mutation(
         "no fsync before the commit",
         SESSION,

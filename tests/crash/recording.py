@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from blockreplica import kernels
+from blockreplica.ahead import Aside
 from blockreplica.files import File, Files
 
 
@@ -90,13 +91,38 @@ class RecordingFile(File):
         self._files.forgotten(self)
 
 
+class Deferred(Aside):
+    """What a thread may do at any moment, done at the first moment or at the last, so that a run can be repeated."""
+
+    def __init__(self, work: Callable[[], None], *, late: bool) -> None:
+        self._work: Callable[[], None] | None = work
+        self._error = None
+        if not late:
+            self.end()
+
+    def wait(self) -> None:
+        self.end()
+        if self._error is not None:
+            raise self._error
+
+    def end(self) -> None:
+        work, self._work = self._work, None
+        if work is not None:
+            self._run(work)
+
+
 class RecordingFiles(Files):
     """`lies` tells of which paths an fsync is a lie: done for nobody, to see a test go red. `clones`: whether files can
-    share blocks."""
+    share blocks. `late`: whether work aside is done as late as may be, or at once."""
 
-    def __init__(self, lies: Callable[[Path], bool] = lambda _: False, *, clones: bool = False) -> None:
+    def __init__(
+        self, lies: Callable[[Path], bool] = lambda _: False, *, clones: bool = False, late: bool = False
+    ) -> None:
         self.ops: list[Op] = []
-        self.lies, self.clones = lies, clones
+        self.lies, self.clones, self._late = lies, clones, late
+
+    def aside(self, work: Callable[[], None]) -> Aside:
+        return Deferred(work, late=self._late)
 
     def note(self, op: Op) -> None:
         """Remember a change, before it is made; tests override to fail it."""

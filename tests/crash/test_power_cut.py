@@ -43,7 +43,7 @@ class Scene:
             model, writes = changed(self.rng, model)
             move(replica, SIZE, writes)
             self.models[epoch] = model
-        self.size, self.thins = SIZE, False
+        self.size, self.thins, self.late = SIZE, False, seed % 2 == 1
         self.target, self.writes = changed(self.rng, model)
 
     def delta(self, replica: Replica) -> None:
@@ -109,7 +109,7 @@ def scene_of(name: str, folder: Path, seed: int) -> Scene:
 
 def run(scene: Scene, name: str, lies: Callable[[Path], bool] = lambda _: False) -> tuple[RecordingFiles, PowerCut]:
     """Run the movement on a recording file system; returns the notes and the disk as it was before."""
-    cut, files = PowerCut(scene.folder / "store"), RecordingFiles(lies)
+    cut, files = PowerCut(scene.folder / "store"), RecordingFiles(lies, late=scene.late)
     getattr(scene, name)(open_replica(scene.folder / "store", files=files))
     scene.models[4] = scene.target
     return files, cut

@@ -30,7 +30,7 @@ from hypothesis.stateful import (
 from blockreplica import Scope, track
 from blockreplica.replication import bulk, delta
 from blockreplica.replication.result import SyncResult
-from blockreplica.stores import disk as store_disk
+from blockreplica.stores import stage
 from blockreplica.tracking import TrackedImage
 
 from .world import Interrupting, World, artifacts, flip, foreign_write, make_image
@@ -276,7 +276,7 @@ def test_every_point_stays_what_its_image_was_whatever_happens_in_between(monkey
     print("seed", SEED)
     monkeypatch.setattr(bulk, "WINDOW_PAGES", 0)
     monkeypatch.setattr(bulk, "CHECKPOINT_SECONDS", -1.0)
-    monkeypatch.setattr(store_disk, "STAGE_BYTES", 1 << 16)
+    monkeypatch.setattr(stage, "STAGE_BYTES", 1 << 16)
     monkeypatch.setattr(delta.data_batches, "__defaults__", (1 << 15,))
     profile = settings(
         max_examples=EXAMPLES, stateful_step_count=40, deadline=None, database=None, print_blob=True,

@@ -52,7 +52,8 @@ _ZEROS = bytes(MOST_STRICT_ZEROS)
 
 
 class LogWriter:
-    """A log being written. Not for use by two threads at once. Times are the format's, seconds since 2000."""
+    """A log being written. Not for use by two threads at once, but for `sync_flushed`. Times are the format's, seconds
+    since 2000."""
 
     def __init__(self, file: File, header: Header, *, own: bool, clock: Callable[[], float]) -> None:
         self.header, self.path = header, file.path
@@ -182,9 +183,15 @@ class LogWriter:
         """`flush`, and all of it survives a power cut. After a failure the log is lost: it can only be abandoned."""
         self._alive()
         self.flush()
-        self._failed = True
-        self._file.sync()
-        self._failed = False
+        self.sync_flushed()
+
+    def sync_flushed(self) -> None:
+        """All that was flushed survives a power cut; in any thread, while more is appended. Fails as `sync` does."""
+        try:
+            self._file.sync()
+        except BaseException:
+            self._failed = True
+            raise
 
     def close(self) -> Header:
         """Seal: everything durable first, then the end in the header, then that durable too; returns the header."""
@@ -196,9 +203,7 @@ class LogWriter:
             self.header, end=end, current_size=end, total_entries=self.total, modified=self._now(None)
         )
         self._file.pwrite(self.header.encode(), 0)
-        self._failed = True
-        self._file.sync()
-        self._failed = False
+        self.sync_flushed()
         self.abandon()
         return self.header
 

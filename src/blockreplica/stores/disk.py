@@ -1,8 +1,8 @@
 """Writing one disk of a replica: every change is planned, its before-image saved, and only then made.
 
 What must hold (rules 13 to 16): `disk.img` is overwritten only where the undo log, durable and published, has the old
-content and the old checksum. Changes therefore gather in a stage; `flush` publishes the undo log, then writes image
-and table. Where the replica has no recovery point yet, nothing can be lost and no undo log is kept.
+content and the old checksum. Changes therefore gather in stages (`stage.py`), of which one is published and written
+while the next gathers. Where the replica has no recovery point yet, nothing can be lost and no undo log is kept.
 
 After a crash the image may hold any mixture of old and new granules, and the table anything about the blocks that the
 undo log names. `settle` computes those entries again from what the image holds; then the movement goes on on top.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -41,10 +41,10 @@ from .blend import (
 )
 from .churn import Sampler
 from .layout import GRANULE, DiskLayout, table_key
+from .stage import Stages
 from .truth import TableTruth
 from .undo import UndoWriter
 
-STAGE_BYTES = 16 << 20
 ZERO_WINDOW = 8 << 20
 TABLE_PAGES = 1024  # held at most: 4 MiB
 Array = NDArray[Any]
@@ -86,11 +86,8 @@ class DiskWriter:
         self._stale = self.image.size() > 0
         self.unsettled = sys.maxsize
         self._again = False  # nothing tells what an interrupted first copy has written: all is written again
-        self._stage: list[Blend] = []
-        self._staged_blocks: set[int] = set()
-        self._staged_bytes = 0
-        self._held, self._held_bytes = bytearray(), 0  # staged content that needed no copy
-        self._old = bytearray()  # kept, as `_held`: fresh memory for each batch costs more than the work in it
+        self._stages = Stages(files, publishing=self._publishing, write=self._write_plan, landed=self._landed)
+        self._old = bytearray()  # kept: fresh memory for each batch costs more than the work in it
 
     @property
     def block_size(self) -> int:
@@ -135,18 +132,13 @@ class DiskWriter:
         changed = 0
         for batch in batches(split_long(rows, self._block_size), self._block_size, whole=self._again):
             blocks = touched_blocks(batch, self._block_size)
-            if self._staged_bytes >= STAGE_BYTES or not self._staged_blocks.isdisjoint(blocks.tolist()):
-                self.flush()
+            self._stages.make_way(blocks)
             plan = self._plan(batch, data, blocks)
             self._check(blocks, plan, proved=proved, doubted=doubted)
             if len(plan.granules):
                 self._save_before(plan.granules, plan.old, plan.blocks, plan.old_zero)
                 self.churn.add(plan.new)
-                self._stage.append(replace(plan, old=plan.old[:0]))
-                self._staged_blocks.update(plan.blocks.tolist())
-                self._staged_bytes += plan.new.nbytes
-                if np.may_share_memory(plan.new, np.frombuffer(self._held, np.uint8)):
-                    self._held_bytes += plan.new.nbytes
+                self._stages.add(plan)
                 changed += plan.changed_bytes
         return changed
 
@@ -259,19 +251,8 @@ class DiskWriter:
 
     def flush(self) -> None:
         """Publish the before-images of the stage, then write it into image and table."""
-        if not self._stage:
-            self.table.flush()
-            return
-        self._begin()
-        if self._history:
-            self._open_undo().publish()
-        for plan in self._stage:
-            self._write_granules(plan.granules, plan.new, plan.new_zero)
-            self.truth.set(plan.blocks, plan.entries)
+        self._stages.flush()
         self.table.flush()
-        self._stage.clear()
-        self._staged_blocks.clear()
-        self._staged_bytes = self._held_bytes = 0
 
     def sync(self) -> None:
         """Flush, then fsync image and table."""
@@ -291,6 +272,7 @@ class DiskWriter:
 
     def close(self) -> None:
         """Let go of the files; what was staged and not flushed is dropped."""
+        self._stages.end()
         if self._undo is not None:
             self._undo.close()
         self.image.close()
@@ -300,7 +282,7 @@ class DiskWriter:
         size, end = self.image.size(), (int(blocks[-1]) + 1) * self._block_size
         granules = touched_granules(rows, blocks, self._block_size, size, whole=self._again)
         length = len(granules) * GRANULE
-        new, start = self._room(length), int(blocks[0]) * self._block_size
+        new, start = self._stages.room(length), int(blocks[0]) * self._block_size
         if len(self._old) < length:
             self._old = bytearray(max(length, BATCH_BYTES))
         with self.image.window(start, end - start) as fd, translated(self.image.path, f"reading from offset {start}"):
@@ -309,14 +291,15 @@ class DiskWriter:
                 block_size=self._block_size, size=size, seed=self._seed, again=self._again,
             )  # fmt: skip
 
-    def _room(self, length: int) -> memoryview:
-        """Where new content is put together, and stays if all of it is new; kept, for fresh memory is slow."""
-        if self._held_bytes + length > len(self._held):
-            if self._held_bytes:
-                self.flush()
-            if length > len(self._held):
-                self._held = bytearray(STAGE_BYTES + max(length, BATCH_BYTES))
-        return memoryview(self._held)[self._held_bytes : self._held_bytes + length]
+    def _publishing(self) -> Callable[[], None]:
+        self._begin()
+        return self._open_undo().publishing() if self._history else lambda: None
+
+    def _write_plan(self, plan: Blend) -> None:
+        self._write_granules(plan.granules, plan.new, plan.new_zero)
+
+    def _landed(self, plan: Blend) -> None:
+        self.truth.set(plan.blocks, plan.entries)
 
     def _first_only(self) -> None:
         if self._history:

@@ -7,7 +7,7 @@ leave: a log without its end, rows of the index missing or torn; `resume` brings
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -64,15 +64,25 @@ class UndoWriter:
 
     def publish(self) -> None:
         """Durable in the log, then durable and visible in the index."""
+        self.publishing()()
+
+    def publishing(self) -> Callable[[], None]:
+        """What publishes all that was saved so far. It may be called in another thread while more is saved, before the
+        next of its kind is asked for."""
         rows = np.concatenate([np.zeros(0, ROW), *self._waiting])
         self._waiting.clear()
         if not len(rows):
-            return
+            return lambda: None
         self._log.flush()
-        self._log.sync()
-        self._index.pwrite(undo_index.sealed_rows(rows, self._key).tobytes(), HEADER.size + 32 * self.rows)
-        self._index.sync()
+        sealed, at = undo_index.sealed_rows(rows, self._key).tobytes(), HEADER.size + 32 * self.rows
         self.rows += len(rows)
+
+        def publish() -> None:
+            self._log.sync_flushed()
+            self._index.pwrite(sealed, at)
+            self._index.sync()
+
+        return publish
 
     def touched(self) -> Array:
         """The blocks that earlier, interrupted sessions may have overwritten."""
