@@ -7,6 +7,7 @@
  *     cut                 cut now: {"cut": {...}, "log_limit": bytes}
  *     sync                make the image's writes durable
  *     prepare PATH        get ready to be cut by the epoch word in file PATH
+ *     ctime compare|ignore  from now on, durably, take or ignore a ctime of the image that alone changed
  *     log always|transit  have that log mode from the next epoch on; a log that transit needs no more goes
  *     finish              end the epoch that the word cut: {"cut": {...}}
  *

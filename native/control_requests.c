@@ -154,12 +154,22 @@ static int on_log(struct br_connection *connection, const char *argument, struct
     return br_tracker_log(connection->control->tracker, mode, failure);
 }
 
+static int on_ctime(struct br_connection *connection, const char *argument, struct br_text *text,
+                    struct br_failure *failure) {
+    enum br_ctime ctime;
+    (void)text;
+    if (!br_ctime_named(argument, &ctime))
+        return br_control_fail(failure, EINVAL, "",
+                               "taking a rule for ctime that is neither compare nor ignore");
+    return br_tracker_ctime(connection->control->tracker, ctime, failure);
+}
+
 static const struct {
     const char *word;
     request_fn *answer;
 } requests[] = {
-    {"status", on_status},   {"cut", on_cut},       {"sync", on_sync},
-    {"prepare", on_prepare}, {"finish", on_finish}, {"log", on_log},
+    {"status", on_status}, {"cut", on_cut}, {"sync", on_sync},   {"prepare", on_prepare},
+    {"finish", on_finish}, {"log", on_log}, {"ctime", on_ctime},
 };
 
 void br_control_answer(struct br_connection *connection, char *line, struct br_text *text) {

@@ -79,9 +79,9 @@ int br_identity_settled(int fd, struct br_identity *identity) {
     return error;
 }
 
-bool br_identity_equal(const struct br_identity *a, const struct br_identity *b) {
+bool br_identity_equal(const struct br_identity *a, const struct br_identity *b, bool ignore_ctime) {
     return a->inode == b->inode && a->size == b->size && a->mtime_ns == b->mtime_ns &&
-           a->ctime_ns == b->ctime_ns && a->generation == b->generation;
+           (ignore_ctime || a->ctime_ns == b->ctime_ns) && a->generation == b->generation;
 }
 
 static int hex(char digit) {

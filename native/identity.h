@@ -27,7 +27,9 @@ bool br_is_shown(int fd);
  * an errno. */
 int br_image_keep(int fd);
 
-bool br_identity_equal(const struct br_identity *a, const struct br_identity *b);
+/* Whether they are of one file with one content. `ignore_ctime`: one whose ctime alone changed (its owner,
+ * its links) counts as that. */
+bool br_identity_equal(const struct br_identity *a, const struct br_identity *b, bool ignore_ctime);
 
 /* The kernel's id of this boot, zeros when it tells none. */
 void br_boot_id(uint8_t id[16]);

@@ -58,18 +58,19 @@ struct opening {
 };
 
 static int take_opening(PyObject *args, PyObject *keywords, struct opening *opening) {
-    static char *names[] = {
-        "folder",          "name",        "files",    "log_limit", "settle_only", "suspect", "boot_id",
-        "tracking_folder", "hot_regions", "identity", "log",       "marks",       NULL};
+    static char *names[] = {"folder",  "name",    "files",           "log_limit",   "settle_only",
+                            "suspect", "boot_id", "tracking_folder", "hot_regions", "identity",
+                            "log",     "marks",   "ctime",           NULL};
     unsigned long long limit = 0, number[5] = {0};
     unsigned hot = 0;
     int settle_only = 0, suspect = 0;
-    const char *mode = NULL;
+    const char *mode = NULL, *ctime = NULL;
     *opening = (struct opening){.files = Py_None, .boot = Py_None, .tracking_folder = Py_None};
-    if (!PyArg_ParseTupleAndKeywords(
-            args, keywords, "OO|$OKppOOI(KKKKK)zO&", names, &opening->folder, &opening->name, &opening->files,
-            &limit, &settle_only, &suspect, &opening->boot, &opening->tracking_folder, &hot, &number[0],
-            &number[1], &number[2], &number[3], &number[4], &mode, PyUnicode_FSConverter, &opening->marks))
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|$OKppOOI(KKKKK)zO&z", names, &opening->folder,
+                                     &opening->name, &opening->files, &limit, &settle_only, &suspect,
+                                     &opening->boot, &opening->tracking_folder, &hot, &number[0], &number[1],
+                                     &number[2], &number[3], &number[4], &mode, PyUnicode_FSConverter,
+                                     &opening->marks, &ctime))
         return -1;
     if (opening->boot != Py_None && (!PyBytes_Check(opening->boot) || PyBytes_Size(opening->boot) != 16)) {
         PyErr_SetString(PyExc_ValueError, "boot_id must be 16 bytes");
@@ -86,6 +87,10 @@ static int take_opening(PyObject *args, PyObject *keywords, struct opening *open
         .identity = number[0] ? &opening->identity : NULL,
         .boot_id = opening->boot == Py_None ? NULL : (const uint8_t *)PyBytes_AsString(opening->boot),
     };
+    if (ctime && !br_ctime_named(ctime, &opening->options.ctime)) {
+        PyErr_Format(PyExc_ValueError, "ctime %s: wanted compare or ignore", ctime);
+        return -1;
+    }
     if (!mode || br_log_mode(mode, &opening->options.log))
         return 0;
     PyErr_Format(PyExc_ValueError, "log %s: wanted always or transit", mode);

@@ -55,8 +55,17 @@ enum br_log_mode {
     BR_LOG_TRANSIT,
 };
 
+/* What a ctime says that alone changed: somebody may have written the image past its mtime, or, where that is
+ * ignored, no more than that its owner changed. */
+enum br_ctime {
+    BR_CTIME_AS_BEFORE, /* as the tracking file says */
+    BR_CTIME_COMPARE,
+    BR_CTIME_IGNORE,
+};
+
 struct br_options {
     enum br_log_mode log;
+    enum br_ctime ctime;
     uint64_t log_limit; /* of one epoch's log, bytes; 0: half of the image, 1 MiB at the least */
     /* Do not track: only settle what an open would find (an image changed untracked, a tracker that died) and
      * record the image's identity. The image is opened for reading and not locked against QEMU. */
@@ -154,6 +163,9 @@ int br_tracker_cut(struct br_tracker *tracker, struct br_cut *cut, struct br_fai
 /* Have this log mode from the next epoch on, durably; in transit mode the log of the epoch that is being
  * written goes at once, the bitmap goes on. */
 int br_tracker_log(struct br_tracker *tracker, enum br_log_mode mode, struct br_failure *failure);
+
+/* From now on, durably, take or ignore a ctime that alone changed. */
+int br_tracker_ctime(struct br_tracker *tracker, enum br_ctime ctime, struct br_failure *failure);
 
 /* End the epoch at the old size, change the size, go on. Writes wait meanwhile. */
 int br_tracker_resize(struct br_tracker *tracker, uint64_t size, struct br_failure *failure);

@@ -323,3 +323,17 @@ int br_tracker_log(struct br_tracker *tracker, enum br_log_mode mode, struct br_
     br_name(tracker, ".tracking", name);
     return br_fail(failure, error, name, "recording the log mode");
 }
+
+int br_tracker_ctime(struct br_tracker *tracker, enum br_ctime ctime, struct br_failure *failure) {
+    char name[BR_NAME];
+    pthread_mutex_lock(&tracker->saving);
+    struct br_state *state = &tracker->tracking.state;
+    bool before = state->ignore_ctime;
+    state->ignore_ctime = ctime == BR_CTIME_AS_BEFORE ? before : ctime == BR_CTIME_IGNORE;
+    int error = state->ignore_ctime == before ? 0 : br_save_state(tracker);
+    if (error)
+        state->ignore_ctime = before;
+    pthread_mutex_unlock(&tracker->saving);
+    br_name(tracker, ".tracking", name);
+    return error ? br_fail(failure, error, name, "recording whether ctime is ignored") : 0;
+}

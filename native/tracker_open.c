@@ -83,7 +83,8 @@ static int record_closed(struct br_tracker *tracker, const struct br_identity *j
         return br_save_state(tracker);
     if (error)
         return error;
-    if (judged && !tracker->identity_given && !br_identity_equal(judged, &state->identity)) {
+    if (judged && !tracker->identity_given &&
+        !br_identity_equal(judged, &state->identity, state->ignore_ctime)) {
         tracker->all_suspect = true;
         return br_save_state(tracker);
     }
@@ -143,6 +144,8 @@ static int take_over(struct br_tracker *tracker, enum br_loaded loaded, const st
     tracking->state.contained = tracker->container.file != NULL;
     if (options->log)
         tracking->state.transit = options->log == BR_LOG_TRANSIT;
+    if (options->ctime)
+        tracking->state.ignore_ctime = options->ctime == BR_CTIME_IGNORE;
     if (!error)
         error = br_tracking_cover(tracking, loaded == BR_LOADED ? tracking->state.covered : tracker->size);
     if (error)

@@ -10,7 +10,8 @@
  *     tracking file missing or damaged         a new tracking UUID
  *
  * Provable: size, inode and its generation are the recorded ones, and the image's times fit the stamps:
- * nobody wrote it before the last stamp's own look at it, nor later than a second after that stamp.
+ * nobody wrote it before the last stamp's own look at it, nor later than a second after that stamp. Where the
+ * user said that others change its owner and the like, what ctime tells is left out of all this.
  */
 #include "tracker_parts.h"
 
@@ -27,7 +28,8 @@ static bool fits_stamps(const struct br_tracking *tracking, const struct br_iden
     int64_t latest = stamps.clock_ns + second_ns;
     return stamps.session == state->session && now->size == state->size &&
            now->inode == state->identity.inode && now->generation == state->identity.generation &&
-           now->mtime_ns >= stamps.mtime_ns && now->mtime_ns <= latest && now->ctime_ns <= latest;
+           now->mtime_ns >= stamps.mtime_ns && now->mtime_ns <= latest &&
+           (state->ignore_ctime || now->ctime_ns <= latest);
 }
 
 /* After a loss of power mtime may be older than it was, and the last stamps may not have reached the disk.
@@ -38,8 +40,8 @@ static bool fits_power(const struct br_tracking *tracking, const struct br_ident
     int64_t latest = stamps.clock_ns + second_ns;
     return stamps.session == state->session && now->size == state->size &&
            now->inode == state->identity.inode && now->generation == state->identity.generation &&
-           now->mtime_ns >= state->identity.mtime_ns && now->ctime_ns >= state->identity.ctime_ns &&
-           now->mtime_ns <= latest && now->ctime_ns <= latest;
+           now->mtime_ns >= state->identity.mtime_ns && now->mtime_ns <= latest &&
+           (state->ignore_ctime || (now->ctime_ns >= state->identity.ctime_ns && now->ctime_ns <= latest));
 }
 
 /* How the epoch that the state names ended: it goes on where it was closed. */
@@ -49,7 +51,8 @@ enum br_found br_judge(const struct br_tracking *tracking, const struct br_ident
     if (!provable || state->suspect)
         return BR_FOUND_SUSPECT;
     if (state->clean)
-        return br_identity_equal(now, &state->identity) ? BR_FOUND_CLOSED : BR_FOUND_SUSPECT;
+        return br_identity_equal(now, &state->identity, state->ignore_ctime) ? BR_FOUND_CLOSED
+                                                                             : BR_FOUND_SUSPECT;
     if (memcmp(boot, no_boot, 16) == 0 || memcmp(state->boot, no_boot, 16) == 0)
         return BR_FOUND_SUSPECT;
     if (memcmp(boot, state->boot, 16) != 0)
@@ -152,8 +155,9 @@ int br_end_interrupted(struct br_tracker *tracker, const struct br_identity *now
         return end_epoch(tracker, -1, NULL);
     if (tracker->found == BR_FOUND_DIED)
         error = end_died(tracker);
-    if (!error && (tracker->identity_given || (br_identity_of(image->ops->fileno(image), &after) == 0 &&
-                                               br_identity_equal(now, &after))))
+    if (!error &&
+        (tracker->identity_given || (br_identity_of(image->ops->fileno(image), &after) == 0 &&
+                                     br_identity_equal(now, &after, tracker->tracking.state.ignore_ctime))))
         return 0;
     tracker->found = BR_FOUND_SUSPECT; /* somebody writes it while we read */
     return error ? error : end_epoch(tracker, -1, NULL);

@@ -60,3 +60,10 @@ bool br_log_mode(const char *name, enum br_log_mode *mode) {
             return true;
     return false;
 }
+
+bool br_ctime_named(const char *name, enum br_ctime *ctime) {
+    *ctime = strcmp(name, "ignore") == 0    ? BR_CTIME_IGNORE
+             : strcmp(name, "compare") == 0 ? BR_CTIME_COMPARE
+                                            : BR_CTIME_AS_BEFORE;
+    return *ctime != BR_CTIME_AS_BEFORE;
+}

@@ -28,6 +28,7 @@ enum {
     flag_contained = 8,
     flag_failed = 16,
     flag_anywhere = 32,
+    flag_ignore_ctime = 64,
 };
 
 static const uint8_t magic[8] = "brtrack";
@@ -55,7 +56,8 @@ static void encode(const struct br_state *state, uint8_t out[state_size]) {
     br_put32(out + 88, state->pid);
     br_put32(out + 92, (state->clean ? flag_clean : 0) | (state->suspect ? flag_suspect : 0) |
                            (state->transit ? flag_transit : 0) | (state->contained ? flag_contained : 0) |
-                           (state->failed ? flag_failed : 0) | (state->anywhere ? flag_anywhere : 0));
+                           (state->failed ? flag_failed : 0) | (state->anywhere ? flag_anywhere : 0) |
+                           (state->ignore_ctime ? flag_ignore_ctime : 0));
     br_put32(out + 96, state->slot);
     br_put64(out + 104, state->identity.inode);
     br_put64(out + 112, state->identity.size);
@@ -80,6 +82,7 @@ static void decode(const uint8_t *in, struct br_state *state) {
         .contained = flags & flag_contained,
         .failed = flags & flag_failed,
         .anywhere = flags & flag_anywhere,
+        .ignore_ctime = flags & flag_ignore_ctime,
         .slot = br_get32(in + 96),
         .identity = {br_get64(in + 104), br_get64(in + 112), (int64_t)br_get64(in + 120),
                      (int64_t)br_get64(in + 128), br_get64(in + 136)},

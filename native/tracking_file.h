@@ -14,7 +14,8 @@
  *       8   4  version, 3                          92   4  flags: 1 clean, 2 suspect,
  *                                                      4 log in transit only,
  *                                                      8 identity of a container
-                                                     16 an fsync failed, 32 anywhere
+ *                                                     16 an fsync failed, 32 anywhere,
+ *                                                     64 ctime proves nothing
  *      12   4  granule, 65536                      96   4  slot of the epoch being written
  *      16  16  tracking UUID                      100   4  zero
  *      32   8  epoch being written                104  40  identity at clean close: inode, size, mtime and
@@ -63,6 +64,7 @@ struct br_state {
     bool suspect;   /* nothing that the slots say may be trusted: the whole image may have changed */
     bool failed;    /* in boot `boot` an fsync of the image failed: what it reads as may not be on the disk */
     bool anywhere;  /* then: not only in the hot regions of the session */
+    bool ignore_ctime; /* a ctime that alone changed does not make the image suspect */
     uint32_t slot;
     struct br_identity identity;
     int64_t cut_ns;

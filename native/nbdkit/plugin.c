@@ -1,7 +1,8 @@
 /* The nbdkit plugin: an NBD front of the tracker.
  *
  *     nbdkit -f -U vm.sock _nbdkit.so image=/path/vm.img [tracking-dir=DIR] [log-limit=BYTES] [log=always]
- *            [marks=DIR] [outlive=true] [remove=PATH ...] [container=/path/vm.qcow2 served-by=PID]
+ *            [ctime=compare|ignore] [marks=DIR] [outlive=true] [remove=PATH ...] [container=/path/vm.qcow2
+ * served-by=PID]
  *
  * `container`: the image is what our child PID shows of that file; it ends behind the tracker (daemon.c).
  *
@@ -52,13 +53,6 @@ static int take_path(char **path, const char *value) {
     return *path ? 0 : -1;
 }
 
-static int take_log_mode(const char *value) {
-    if (br_log_mode(value, &options.log))
-        return 0;
-    nbdkit_error("log=%s: wanted always or transit", value);
-    return -1;
-}
-
 static int plugin_config(const char *key, const char *value) {
     if (strcmp(key, "image") == 0)
         return take_path(&image, value);
@@ -70,8 +64,10 @@ static int plugin_config(const char *key, const char *value) {
         return take_path(&tracking_dir, value);
     if (strcmp(key, "marks") == 0)
         return take_path(&marks, value);
-    if (strcmp(key, "log") == 0)
-        return take_log_mode(value);
+    if (strcmp(key, "log") == 0 && br_log_mode(value, &options.log))
+        return 0;
+    if (strcmp(key, "ctime") == 0 && br_ctime_named(value, &options.ctime))
+        return 0;
     if (strcmp(key, "log-limit") == 0) {
         int64_t limit = nbdkit_parse_size(value);
         options.log_limit = limit < 0 ? 0 : (uint64_t)limit;
@@ -84,7 +80,7 @@ static int plugin_config(const char *key, const char *value) {
     }
     if (strcmp(key, "remove") == 0 && removed_count < most_removed)
         return take_path(&removed[removed_count++], value);
-    nbdkit_error("unknown parameter %s", key);
+    nbdkit_error("%s=%s: no parameter of this plugin, or no value of it", key, value);
     return -1;
 }
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .recovery.serve import ServedPoint
     from .recovery.verify import Scope, VerifyReport
     from .replication import SyncResult
-    from .service.registry import protect, relationship, relationships, set_log, set_policy, unprotect
+    from .service.registry import protect, relationship, relationships, set_ctime, set_log, set_policy, unprotect
     from .tracking import Cut, TrackedImage, track
     from .tracking.export import Export, export
 
@@ -29,7 +29,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Cut", "Decision", "Export", "PointRecord", "Policy", "Progress", "Relationship", "RepairReport", "Scope",
     "ServedPoint", "Status", "SyncResult", "TrackedImage", "VerifyReport", "export", "protect", "relationship",
-    "relationships", "set_log", "set_policy", "track", "unprotect",
+    "relationships", "set_ctime", "set_log", "set_policy", "track", "unprotect",
 ]  # fmt: skip
 
 _HOMES = {
@@ -38,7 +38,8 @@ _HOMES = {
     "Progress": "progress", "Relationship": "protection", "Status": "protection", "SyncResult": "replication",
     "ServedPoint": "recovery.serve", "VerifyReport": "recovery.verify", "protect": "service.registry",
     "relationship": "service.registry",
-    "relationships": "service.registry", "set_log": "service.registry", "set_policy": "service.registry",
+    "relationships": "service.registry", "set_ctime": "service.registry", "set_log": "service.registry",
+    "set_policy": "service.registry",
     "RepairReport": "recovery.repair", "Scope": "recovery.verify",
     "Decision": "recovery.retention", "Policy": "recovery.retention", "unprotect": "service.registry",
 }  # fmt: skip

@@ -42,7 +42,8 @@ class Definition:
     """What a relationship is made of; what the catalog keeps of it.
 
     Without a `policy` the newest `keep` points stay. `tracking_dir`: where the trackers of its images have their files,
-    if not beside them; `log`: when they keep a log.
+    if not beside them; `log`: when they keep a log;
+    `ignore_ctime`: whether one whose ctime alone changed is unchanged, None: as its tracking file says.
     """
 
     id: UUID
@@ -55,6 +56,7 @@ class Definition:
     tracking_dir: Path | None = None
     hooks: HookSettings = NO_HOOKS
     log: LogMode = "always"
+    ignore_ctime: bool | None = None
 
     @property
     def retention(self) -> Policy:
@@ -243,7 +245,8 @@ class Relationship:
         return self.last
 
     def _kind(self) -> Kind:
-        return kind_of(self.definition.images, self.definition.tracking_dir, self.definition.log)
+        held = self.definition
+        return kind_of(held.images, held.tracking_dir, held.log, ignore_ctime=held.ignore_ctime)
 
     def _states(self) -> list[DiskState]:
         return self._kind().states(self.definition.images, self.definition.id, self._files)
@@ -282,7 +285,7 @@ def define(
     images: Sequence[str | os.PathLike[str]], store: str | os.PathLike[str], *, name: str,
     keep: int = DEFAULT_KEEP, seed: str | os.PathLike[str] | None = None, policy: Policy | None = None,
     tracking_dir: str | os.PathLike[str] | None = None, log: LogMode = "always",
-    hooks: HookSettings = NO_HOOKS,
+    hooks: HookSettings = NO_HOOKS, ignore_ctime: bool | None = None,
 ) -> Definition:  # fmt: skip
     """A new relationship's definition; UsageError or RefusedError for what can't be one."""
     try:
@@ -294,14 +297,14 @@ def define(
     if seed is not None and len(images) > 1:
         raise UsageError("a seed is for a relationship of one image")
     paths = tuple(addresses(images))
-    kind_of(paths, Path(tracking_dir) if tracking_dir is not None else None, log)
+    kind_of(paths, Path(tracking_dir) if tracking_dir is not None else None, log, ignore_ctime=ignore_ctime)
     if len(set(paths)) != len(paths):
         raise UsageError("the same image is named twice")
     return Definition(
         id=uuid4(), name=name, images=paths, store=Path(store).resolve(), keep=keep,
         seed=Path(seed).resolve() if seed is not None else None, policy=policy,
         tracking_dir=Path(tracking_dir).resolve() if tracking_dir is not None else None,
-        hooks=hooks, log=log,
+        hooks=hooks, log=log, ignore_ctime=ignore_ctime,
     )  # fmt: skip
 
 

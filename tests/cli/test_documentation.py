@@ -36,7 +36,8 @@ def synopsis(name: str) -> str:
 
 @pytest.mark.parametrize("name", leaves())
 def test_the_page_shows_every_option_of_a_command_and_no_other(name: str) -> None:
-    options = {option for parameter in leaves()[name].params for option in parameter.opts if option.startswith("--")}
+    words = [word for parameter in leaves()[name].params for word in (*parameter.opts, *parameter.secondary_opts)]
+    options = {word for word in words if word.startswith("--")}
     assert set(re.findall(r"--[a-z][a-z-]*", synopsis(name))) == options - {"--help"}
 
 

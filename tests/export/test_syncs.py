@@ -262,3 +262,13 @@ def test_a_device_without_a_medium_is_no_empty_disk(device: Path, tmp_path: Path
     finally:
         subprocess.run(["losetup", device, tmp_path / "backing"], check=True)
     assert len(vm.points()) == 1
+
+
+def test_an_export_that_ignores_ctime_leaves_an_image_that_libvirt_may_take_back(image: Path, serve: Serve) -> None:
+    """Rule 6: the plugin keeps it in the tracking file, for exports and syncs to come."""
+    for told, state in ((True, "closed"), (None, "closed"), (False, "changed")):
+        served = serve(image, ignore_ctime=told)
+        qemu_io(served.uri, "write -P 7 0 64k")
+        served.close()
+        os.chmod(image, image.stat().st_mode ^ 0o020)
+        assert ImageSource.open(image).state == state

@@ -18,6 +18,13 @@ Value = TypeVar("Value")
 #: `--json` for every command, handed over as `as_json`.
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
+#: What an image is whose ctime alone changed while nothing tracked it, handed over as `ignore_ctime`.
+ctime_option = click.option(
+    "--ignore-ctime/--compare-ctime",
+    default=None,
+    help="Whether an image of which ctime alone changed (its owner) is unchanged, or compared [default: as before].",
+)
+
 
 def size(text: str) -> int:
     """The bytes of an argument such as 64KiB; an option's `type`."""

@@ -9,7 +9,7 @@ from typing import Literal
 
 import click
 
-from .common import json_option, process_options, size, tcp_options
+from .common import ctime_option, json_option, process_options, size, tcp_options
 
 
 @click.command()
@@ -26,6 +26,7 @@ from .common import json_option, process_options, size, tcp_options
     help="raw, qcow2, vhdx, vhd, vmdk or vdi [default: by name and content, which must agree].",
 )
 @click.option("--threads", type=click.IntRange(1, 256), help="A connection [default: 16].")
+@ctime_option
 @click.option("--read-only", is_flag=True, help="Clients may not write.")
 @process_options
 @json_option
@@ -39,6 +40,7 @@ def export(
     log_limit: int | None,
     fmt: str | None,
     threads: int | None,
+    ignore_ctime: bool | None,
     read_only: bool,
     detach: bool,
     pid_file: Path | None,
@@ -63,6 +65,7 @@ def export(
     begun = br.export(
         image, socket=socket, tcp=tcp, tls=tls_certificates, tracking_dir=tracking_dir, log=log, log_limit=log_limit,
         read_only=read_only, detach=detach, pid_file=pid_file, format=fmt, threads=threads,
+        ignore_ctime=ignore_ctime,
     )  # fmt: skip
     if ending:
         begun.terminate()

@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from .common import json_option, retention_options, show, size
+from .common import ctime_option, json_option, retention_options, show, size
 from .meter import meter
 from .sync import describe
 
@@ -61,6 +61,7 @@ from .sync import describe
     show_default=True,
     help="When the images' trackers keep a log: always, or only while a sync sends what is dirty.",
 )
+@ctime_option
 @json_option
 def protect(
     images: tuple[Path, ...],
@@ -75,6 +76,7 @@ def protect(
     pre_cut: str,
     post_cut: str,
     log: Literal["always", "transit"],
+    ignore_ctime: bool | None,
     as_json: bool,
     **rules: float | None,
 ) -> None:
@@ -93,7 +95,7 @@ def protect(
         made = br.protect(
             images, store, name=name, block_size=block_size, keep=keep, policy=policy, seed=seed,
             tracking_dir=tracking_dir, log=log, format=format_, guest_agent=guest_agent, pre_cut=pre_cut,
-            post_cut=post_cut, progress=progress,
+            post_cut=post_cut, ignore_ctime=ignore_ctime, progress=progress,
         )  # fmt: skip
     assert made.last is not None
     show(made.last, lambda last: f"{name} is protected\n{describe(last)}", as_json=as_json)

@@ -26,17 +26,22 @@ def addresses(words: Sequence[str | os.PathLike[str]]) -> list[Path]:
     return [address for word in words for address in _kind(os.fspath(word)).addresses(os.fspath(word))]
 
 
-def kind_of(addresses: Sequence[Path], tracking_dir: Path | None = None, log: LogMode = "always") -> Kind:
+def kind_of(
+    addresses: Sequence[Path], tracking_dir: Path | None = None, log: LogMode = "always",
+    *, ignore_ctime: bool | None = None,
+) -> Kind:  # fmt: skip
     """The kind that all of these are of; UsageError when they differ, for they can't be cut at one instant.
-    `tracking_dir`: where the trackers of image files have their own files; `log`: when they keep a log."""
+    `tracking_dir`: where the trackers of image files have their own files; `log`: when they keep a log;
+    `ignore_ctime`: whether an image whose ctime alone changed is unchanged."""
     kinds = [_kind(str(address)) for address in addresses]
     if any(kind is not kinds[0] for kind in kinds):
         raise UsageError("disks of a running QEMU and image files can't be cut at one instant: protect them separately")
-    if tracking_dir is None and log == "always":
+    if tracking_dir is None and log == "always" and ignore_ctime is None:
         return kinds[0]
     if kinds[0] is not _FILES:
-        raise UsageError("a tracking folder and a log mode are for files and block devices; QEMU tracks in itself")
-    return ImageFiles(tracking_dir, log)
+        raise UsageError("a tracking folder, a log mode and what ctime means are for files and block devices; QEMU "
+                         "tracks in itself")  # fmt: skip
+    return ImageFiles(tracking_dir, log, ignore_ctime=ignore_ctime)
 
 
 def _kind(word: str) -> Kind:

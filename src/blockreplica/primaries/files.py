@@ -26,10 +26,13 @@ if TYPE_CHECKING:
 class ImageFiles:
     """Addresses are paths without a symbolic link left in them, but for those of block devices; with `qcow2:` and the
     like in front, of that format. `tracking_dir`: where the trackers' files are, if not beside the images; `log`: when
-    they keep a log."""
+    they keep a log;
+    `ignore_ctime`: what one means that alone changed, None: what they were told before."""
 
-    def __init__(self, tracking_dir: Path | None = None, log: LogMode = "always") -> None:
-        self._tracking_dir, self._log = tracking_dir, log
+    def __init__(
+        self, tracking_dir: Path | None = None, log: LogMode = "always", *, ignore_ctime: bool | None = None
+    ) -> None:
+        self._tracking_dir, self._log, self._ignore_ctime = tracking_dir, log, ignore_ctime
 
     def addresses(self, word: str) -> list[Path]:
         """The path, with its format, unless that is raw."""
@@ -63,7 +66,10 @@ class ImageFiles:
                     live = source.tracked() and source.state == "tracking"
                     shown = source.names.shown if live else stack.enter_context(_formats().opened_as_raw(path, fmt))
                 images.append((source, shown))
-            return TrackedGroup(images, files, stack.pop_all(), log=self._log, relationship=relationship)
+            return TrackedGroup(
+                images, files, stack.pop_all(), log=self._log, relationship=relationship,
+                ignore_ctime=self._ignore_ctime,
+            )  # fmt: skip
 
     def states(self, addresses: Sequence[Path], relationship: UUID, files: Files) -> list[DiskState]:
         """What the tracker of each says, if it has one."""

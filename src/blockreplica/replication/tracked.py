@@ -156,18 +156,21 @@ class TrackedGroup:
 
     def __init__(
         self, images: Sequence[tuple[ImageSource, Path | None]], files: Files, held: ExitStack | None = None,
-        *, log: LogMode = "always", relationship: UUID | None = None,
+        *, log: LogMode = "always", relationship: UUID | None = None, ignore_ctime: bool | None = None,
     ) -> None:  # fmt: skip
         """Images, each with the raw file that shows it, if it is in another format; `held` is closed with the group.
 
-        From the next acknowledgement on they have that log mode.
+        From the next acknowledgement on they have that log mode; from the next sync on, that rule for ctime.
         """
         self._images, self._held = [image for image, _ in images], held or ExitStack()
-        self._relationship, self._token = relationship, ""
+        self._relationship, self._token, self._ignore_ctime = relationship, "", ignore_ctime
         self.sources = [TrackedDisk(image, content, files, log) for image, content in images]
 
     def prepare(self, known: Sequence[Sequence[Cursor]]) -> None:
         """Give the sync a token, durably; whatever of `known` has one that was never given out is of a lost future."""
+        for image in self._images:
+            if self._ignore_ctime is not None:
+                image.ignore_ctime(ignore=self._ignore_ctime)
         if self._relationship is None:
             return
         token = uuid4().hex

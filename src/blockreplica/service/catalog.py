@@ -21,6 +21,7 @@ from ..places import state_folder
 from ..protection import Definition
 from ..recovery.retention import Policy
 from ..replication import HookSettings
+from ..tracking.types import ctime_rule
 
 VERSION = 3
 _SCHEMA = """
@@ -129,6 +130,7 @@ def _settings(definition: Definition) -> dict[str, str]:
     found = {
         "tracking_dir": str(definition.tracking_dir or ""), "guest_agent": str(hooks.agent or ""),
         "pre_cut": hooks.pre_cut, "post_cut": hooks.post_cut, "log": definition.log.removeprefix("always"),
+        "ctime": ctime_rule(definition.ignore_ctime) or "",
     }  # fmt: skip
     return {key: value for key, value in found.items() if value}
 
@@ -148,6 +150,7 @@ def _definition(row: tuple[Any, ...]) -> Definition:
             settings.get("pre_cut", ""), settings.get("post_cut", ""),
         ),
         log="transit" if settings.get("log") == "transit" else "always",
+        ignore_ctime=settings["ctime"] == "ignore" if "ctime" in settings else None,
     )  # fmt: skip
 
 

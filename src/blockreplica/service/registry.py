@@ -25,24 +25,26 @@ def protect(
     images: PathLike | Sequence[PathLike], store: PathLike, *, name: str, block_size: int = DEFAULT_BLOCK_SIZE,
     keep: int = DEFAULT_KEEP, policy: Policy | None = None, seed: PathLike | None = None,
     tracking_dir: PathLike | None = None, log: LogMode = "always", format: str | None = None,
-    guest_agent: PathLike | None = None, pre_cut: str = "", post_cut: str = "", progress: Progress = SILENT,
+    guest_agent: PathLike | None = None, pre_cut: str = "", post_cut: str = "", ignore_ctime: bool | None = None,
+    progress: Progress = SILENT,
 ) -> Relationship:  # fmt: skip
     """Replicate images into a store from now on: checks, then the initial replication (`.last` tells of it).
 
     `images` are paths of what QEMU reads (`format` says which, where name and content differ), or words as
     `qmp:SOCKET?node=NAME,…` for the disks of a running QEMU. All are cut together. Interrupted, the same call goes on
     where it was. `tracking_dir`: where their trackers keep logs and tracking files, if not beside them; `log`: when
-    they keep a log, see `set_log`. `guest_agent`, a socket of qemu-ga, or the shell commands `pre_cut` and `post_cut`
-    make application-consistent points. RefusedError when the name or the images are taken, the store is not
-    one, or an image lies in it; NoSpaceError when it has too little room.
+    they keep a log, see `set_log`; `ignore_ctime`: see `set_ctime`. `guest_agent`, a socket of qemu-ga, or the shell
+    commands `pre_cut` and `post_cut` make application-consistent points. RefusedError when the name or the images are
+    taken, the store is not one, or an image lies in it; NoSpaceError when it has too little room.
     """
     listed = [images] if isinstance(images, str | os.PathLike) else list(images)
     if format is not None:
         listed = [f"{checked_format(format)}:{os.fspath(image)}" for image in listed]
     hooks = HookSettings(Path(guest_agent).resolve() if guest_agent is not None else None, pre_cut, post_cut)
     definition = define(
-        listed, store, name=name, keep=keep, seed=seed, policy=policy, tracking_dir=tracking_dir, hooks=hooks, log=log
-    )
+        listed, store, name=name, keep=keep, seed=seed, policy=policy, tracking_dir=tracking_dir, hooks=hooks, log=log,
+        ignore_ctime=ignore_ctime,
+    )  # fmt: skip
     new_replica(definition, block_size)  # what is wrong with it is said before anything is made
     catalog = Catalog()
     held = _interrupted(catalog, definition)
@@ -92,6 +94,16 @@ def set_log(name: str, mode: LogMode) -> Relationship:
     catalog = Catalog()
     definition = replace(catalog.get(name), log=mode)
     kind_of(definition.images, definition.tracking_dir, mode)
+    catalog.update(definition)
+    return Relationship(definition)
+
+
+def set_ctime(name: str, *, ignore: bool) -> Relationship:
+    """Change, from the next sync on, what an image of a relationship is whose ctime alone changed while nothing tracked
+    it: unchanged, or compared. Its tracking file keeps that, so it is so for all relationships of the image."""
+    catalog = Catalog()
+    definition = replace(catalog.get(name), ignore_ctime=ignore)
+    kind_of(definition.images, definition.tracking_dir, ignore_ctime=ignore)
     catalog.update(definition)
     return Relationship(definition)
 

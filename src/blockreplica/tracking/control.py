@@ -21,7 +21,7 @@ from ..files import FILES, Files
 from .cursors import trim_after
 from .names import Names
 from .native import typed
-from .types import Cut, LogMode, TrackingStatus
+from .types import Cut, LogMode, TrackingStatus, ctime_rule
 
 LINE_LIMIT = 1 << 16
 ANSWER_WAIT_S = 120.0  # how long a client waits; a tracker answers when its writes in flight are done
@@ -79,6 +79,10 @@ class Control:
     def log(self, mode: LogMode) -> None:
         """Have that log mode; a log that transit needs no more goes at once."""
         self._ask(f"log {mode}")
+
+    def ignore_ctime(self, *, ignore: bool) -> None:
+        """Take a ctime of the image that alone changed for a change of its owner, or for a change of it."""
+        self._ask(f"ctime {ctime_rule(ignore)}")
 
     def status(self) -> TrackingStatus:
         """How the tracker is."""

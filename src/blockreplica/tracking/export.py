@@ -26,7 +26,7 @@ from .known_format import known_format
 from .names import Names
 from .native import typed
 from .source import require_image
-from .types import LogMode, TrackingStatus
+from .types import LogMode, TrackingStatus, ctime_rule
 
 PLUGIN = Path(__file__).resolve().parent.parent / "_nbdkit.so"
 _END_WAIT_S = 60.0
@@ -80,16 +80,16 @@ def export(
     path: PathLike, *, socket: PathLike | None = None, tcp: str | None = None, tls: PathLike | None = None,
     tracking_dir: PathLike | None = None, log: LogMode | None = None, log_limit: int | None = None,
     read_only: bool = False, detach: bool = False, pid_file: PathLike | None = None, format: str | None = None,
-    threads: int | None = None,
+    threads: int | None = None, ignore_ctime: bool | None = None,
 ) -> Export:  # fmt: skip
     """Serve a disk image over NBD, every change of it tracked; returns once clients can connect.
 
     `socket`: the Unix socket, `<image>.nbd` among the tracker's files unless given; or `tcp`, "host:port", with `tls`,
-    the folder of certificates that nbdkit and its clients have of one authority. `tracking_dir`, `log` and `log_limit`
-    as of `track`. `format`: that of the image (qcow2, VHDX and others are shown as a raw disk by a daemon), which its
-    name and its content tell unless given. `threads`: requests of one connection that are served at once,
-    sixteen unless given. The export ends with this process, unless `detach`; `pid_file` is
-    written when it is ready and removed at its end. BusyError names the process that tracks the image already;
+    the folder of certificates that nbdkit and its clients have of one authority. `tracking_dir`, `log`, `log_limit`
+    and `ignore_ctime` as of `track`. `format`: that of the image (qcow2, VHDX and others are shown as a raw disk by a
+    daemon), which its name and its content tell unless given. `threads`: requests of one connection that are served at
+    once, sixteen unless given. The export ends with this process, unless `detach`; `pid_file` is written when it is
+    ready and removed at its end. BusyError names the process that tracks the image already;
     NotFoundError: no such image, or no nbdkit.
     """
     program = require_nbdkit(PLUGIN)
@@ -105,7 +105,8 @@ def export(
     command = [program, "-f", f"--threads={_threads(threads)}", *place.arguments()]
     command += [*(["-r"] if read_only else []), str(PLUGIN)]
     command += [f"log-limit={log_limit or 0}", f"marks={marks_folder()}", *([f"log={log}"] if log is not None else [])]
-    command += outliving(detach=detach)
+    rule = ctime_rule(ignore_ctime)
+    command += [*([f"ctime={rule}"] if rule is not None else []), *outliving(detach=detach)]
     command += [f"remove={leftover}" for leftover in (place.socket, pid_path) if leftover is not None]
     kind = Export if fmt == RAW else ServedExport
     begun = start(

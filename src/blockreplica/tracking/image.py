@@ -50,6 +50,7 @@ class TrackedImage:
     def __init__(
         self, path: str | os.PathLike[str], *, files: Files = FILES, log_limit: int | None = None,
         tracking_dir: str | os.PathLike[str] | None = None, log: LogMode | None = None, format: str | None = None,
+        ignore_ctime: bool | None = None,
     ) -> None:  # fmt: skip
         self._names = Names.of(path, tracking_dir)
         self._names.require_folder()
@@ -58,7 +59,7 @@ class TrackedImage:
         self.path = self._names.image
         self.warnings: list[str] = []
         self._files, self._log_limit = files, log_limit
-        self._tracker = _open(self._names, files, log_limit, log)
+        self._tracker = _open(self._names, files, log_limit=log_limit, log=log, ignore_ctime=ignore_ctime)
         status = self.status()
         if status.found in _WARNINGS:
             dirty = format_size(status.found_dirty_bytes)
@@ -176,18 +177,21 @@ class TrackedImage:
 def track(
     path: str | os.PathLike[str], *, files: Files = FILES, log_limit: int | None = None,
     tracking_dir: str | os.PathLike[str] | None = None, log: LogMode | None = None, format: str | None = None,
+    ignore_ctime: bool | None = None,
 ) -> TrackedImage:  # fmt: skip
     """Open a disk image for tracked writing.
 
     `log_limit`: bytes that the log of one epoch may have before the dirty bitmap alone goes on; half of the image
     unless given. `tracking_dir`: the folder for logs and tracking file; the image's own unless given. `log`: whether
     there is a log always, or, in "transit", only while a sync sends what is dirty; as before unless given. `format`:
-    "raw" takes a file for a raw disk that by its name or its content is a qcow2 or another container.
+    "raw" takes a file for a raw disk that by its name or its content is a qcow2 or another container. `ignore_ctime`:
+    whether an image whose ctime alone changed meanwhile (its owner, say) counts as unchanged; as before unless given.
 
     BusyError names the process that tracks the image already; NotFoundError: no such image; RefusedError: it is in a
     format whose content only `export` can track.
     """
-    return TrackedImage(path, files=files, log_limit=log_limit, tracking_dir=tracking_dir, log=log, format=format)
+    return TrackedImage(path, files=files, log_limit=log_limit, tracking_dir=tracking_dir, log=log, format=format,
+                        ignore_ctime=ignore_ctime)  # fmt: skip
 
 
 def _require_raw(names: Names, files: Files, said: str | None) -> None:
@@ -198,10 +202,12 @@ def _require_raw(names: Names, files: Files, said: str | None) -> None:
                            "tracks that, or format=\"raw\" tracks the file as it is")  # fmt: skip
 
 
-def _open(names: Names, files: Files, log_limit: int | None, log: LogMode | None) -> kernels.Tracker:
+def _open(
+    names: Names, files: Files, *, log_limit: int | None, log: LogMode | None, ignore_ctime: bool | None
+) -> kernels.Tracker:
     for left in reversed(range(_TRIES)):
         try:
-            return open_tracker(names, files=files, log_limit=log_limit, log=log)
+            return open_tracker(names, files=files, log_limit=log_limit, log=log, ignore_ctime=ignore_ctime)
         except BusyError:
             if left == 0:
                 raise

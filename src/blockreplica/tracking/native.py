@@ -12,7 +12,7 @@ from ..files import Files
 from ..places import marks_folder
 from .names import Names
 from .state import VERSION
-from .types import LogMode
+from .types import LogMode, ctime_rule
 
 if TYPE_CHECKING:
     from ..kernels import Tracker
@@ -26,6 +26,7 @@ def open_tracker(
     settle_only: bool = False,
     suspect: bool = False,
     log: LogMode | None = None,
+    ignore_ctime: bool | None = None,
 ) -> Tracker:
     """Open the tracker of an image. The real file system is reached without Python; any other through its objects.
 
@@ -41,6 +42,7 @@ def open_tracker(
             settle_only=settle_only,
             suspect=suspect,
             log=log,
+            ctime=ctime_rule(ignore_ctime),
             marks=marks_folder(),
             tracking_folder=names.folder if names.apart else None,
         )

@@ -37,6 +37,9 @@ class ServedImage(ImageSource):
             with control, contextlib.suppress(GoneError):
                 control.log(mode)
 
+    def _settle_ctime(self, *, ignore: bool) -> None:
+        """Only an export can settle; as for the log."""
+
     def _distrust(self) -> None:
         """Without its tracking file nothing is believed of the image."""
         self._files.unlink(self.names.tracking)

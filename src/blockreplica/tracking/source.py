@@ -201,6 +201,23 @@ class ImageSource:
         state = self._state()
         return state is not None and state.failed
 
+    def ignore_ctime(self, *, ignore: bool) -> None:
+        """Have the tracking file say, before anything is settled, what a ctime means that alone changed."""
+        for _ in range(_TRIES):
+            state = self._state()
+            if state is None or state.ignore_ctime == ignore or is_device(self.path):
+                return
+            control = Control.connect(self.names, self._files)
+            with contextlib.suppress(GoneError, BusyError):
+                if control is None:
+                    self._settle_ctime(ignore=ignore)
+                    return
+                with control:
+                    control.ignore_ctime(ignore=ignore)
+                    return
+            time.sleep(_PAUSE_S)
+        raise BusyError(f"{self.names.tracking}: {self._holder()} has the image and does not answer; close it there")
+
     def sync_image(self) -> None:
         """Make what was written to the image durable. When it fails, nothing written to it may be let go."""
         control = Control.connect(self.names, self._files)
@@ -281,6 +298,9 @@ class ImageSource:
         elif mode != before:
             open_tracker(self.names, files=self._files, settle_only=True, log=mode).close()
 
+    def _settle_ctime(self, *, ignore: bool) -> None:
+        open_tracker(self.names, files=self._files, settle_only=True, ignore_ctime=ignore).close()
+
     def _distrust(self) -> None:
         """After a failed fsync of a closed image: one that succeeds later proves nothing, so all is compared again."""
         if self._files.exists(self.names.tracking):
@@ -306,7 +326,7 @@ class ImageSource:
         if not state.clean or state.failed:  # which the next boot settles
             return "unclean", state
         with self._files.open(self.path) as image:
-            same = Identity.of(image.fileno()) == state.identity
+            same = Identity.of(image.fileno()).fits(state.identity, ignore_ctime=state.ignore_ctime)
         return ("closed" if same else "changed"), state
 
     def _holder(self) -> str:

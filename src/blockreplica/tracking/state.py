@@ -36,6 +36,7 @@ class TrackingState:
     log: LogMode
     contained: bool = False
     failed: bool = False
+    ignore_ctime: bool = False
 
     def cut(self, time: float) -> Cut:
         """The last cut, as one made at `time`."""
@@ -60,7 +61,7 @@ def read_state(file: File, path: Path) -> TrackingState | None:
     identity = Identity(inode, image_size, mtime, ctime, generation)
     return TrackingState(
         UUID(bytes_le=tracking_id), epoch, size, UUID(bytes_le=chain), pid, flags & 3 == 1, identity,
-        "transit" if flags & 4 else "always", bool(flags & 8), bool(flags & 16),
+        "transit" if flags & 4 else "always", bool(flags & 8), bool(flags & 16), bool(flags & 64),
     )  # fmt: skip
 
 

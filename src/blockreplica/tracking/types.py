@@ -5,13 +5,18 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
 
 #: Whether an image has a change log always, or only while a sync is under way.
 LogMode = Literal["always", "transit"]
+
+
+def ctime_rule(ignore: bool | None) -> str | None:
+    """What a tracker is told of a ctime that alone changed; None: what it was told before holds."""
+    return None if ignore is None else "ignore" if ignore else "compare"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +138,10 @@ class Identity:
         except OSError:
             generation = 0
         return cls(info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns, generation)
+
+    def fits(self, other: Identity, *, ignore_ctime: bool) -> bool:
+        """Whether both are of one file with one content; one whose ctime alone changed counts as that if told so."""
+        return self == (replace(other, ctime_ns=self.ctime_ns) if ignore_ctime else other)
 
     def as_list(self) -> list[int]:
         """The five numbers, for a manifest."""
