@@ -217,6 +217,18 @@ def start(
         raise
 
 
+def noted(server: Served, note: Callable[[bytes], None] | None) -> Served:
+    """The server, once `note` has written down the number of its process, if that is wanted. When it can't, the server
+    is ended: detached, nobody would find it."""
+    try:
+        if note is not None:
+            note(b"%d\n" % server.pid)
+    except BaseException:
+        server.close()
+        raise
+    return server
+
+
 def _wait_until_ready(
     begun: Server, process: subprocess.Popen[bytes], place: Place, log: IO[bytes],
     explain: Callable[[str], Exception | None] | None,

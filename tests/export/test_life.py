@@ -157,6 +157,13 @@ def _ended(pidfd: int) -> bool:
     return bool(ready)
 
 
+def test_an_export_whose_process_can_not_be_noted_is_ended_and_leaves_the_image_free(image: Path) -> None:
+    with pytest.raises(NotFoundError):
+        br.export(image, detach=True, pid_file=image.with_name("missing") / "pid")
+    with br.track(image) as tracked:
+        tracked.pwrite(b"free", 0)
+
+
 def test_an_export_ends_with_the_program_that_began_it(image: Path) -> None:
     code = (
         "import sys, os, blockreplica as br\n"

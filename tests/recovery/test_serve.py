@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from blockreplica import ServedPoint
-from blockreplica.errors import BusyError, NotFoundError, UsageError
+from blockreplica.errors import BusyError, DamageError, NotFoundError, UsageError
 from blockreplica.recovery.serve import PLUGIN
 from replication.world import BLOCK, World, flip, foreign_write, write
 
@@ -165,6 +165,20 @@ def test_nothing_is_left_of_it(world: World, monkeypatch: pytest.MonkeyPatch, tm
         assert folder.stat().st_mode & 0o777 == 0o700
     private.rmdir()  # it is empty
     assert not (tmp_path / "pid").exists()
+
+
+def test_nothing_is_left_of_one_that_could_not_begin(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    private = Path(tempfile.mkdtemp())
+    monkeypatch.setattr("tempfile.tempdir", str(private))
+    with pytest.raises(NotFoundError):  # also one that serves already is ended: nobody could find it
+        world.vm.replica.serve(detach=True, pid_file=tmp_path / "missing" / "pid")
+    (world.disk() / "disk.img").rename(tmp_path / "away")
+    with pytest.raises(DamageError):
+        world.vm.replica.serve()
+    assert world.vm.status().served == []
+    private.rmdir()  # it is empty
 
 
 def test_the_seed_is_in_no_list_of_processes(world: World) -> None:

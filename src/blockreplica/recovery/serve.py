@@ -8,18 +8,20 @@ its end, or to the image that the point is becoming (`pivot.py`); the replica is
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import tempfile
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from ..errors import NotFoundError, RefusedError, UsageError
 from ..files import FILES
 from ..manifest import PointRecord
-from ..nbdkit import PathLike, Place, Server, outliving, place_of, require_nbdkit, start
+from ..nbdkit import PathLike, Place, Server, noted, outliving, place_of, require_nbdkit, start
 from ..stores import Replica
 from .pivot import Pivot, arguments, begun, explain, read_pivot, require_same
 from .serving import PLUGIN_NAME, label
@@ -130,8 +132,23 @@ def _begin(
 ) -> ServedPoint:  # fmt: skip
     if ttl_s is not None and not 1 <= ttl_s <= MOST_TTL_S:
         raise UsageError(f"a time to live of {ttl_s:g} s: wanted 1 s to 10 years")
+    if socket is not None or tcp is not None:
+        return _listen(plan, socket, None, tcp, tls, ttl_s, detach=detach, pid_file=pid_file)
+    own = tempfile.mkdtemp(prefix="blockreplica-")
+    try:
+        return _listen(plan, None, own, None, tls, ttl_s, detach=detach, pid_file=pid_file)
+    except BaseException:
+        with contextlib.suppress(OSError):  # the server may have removed it, at its end
+            os.rmdir(own)
+        raise
+
+
+def _listen(
+    plan: _Plan, socket: PathLike | None, own: str | None, tcp: str | None, tls: PathLike | None, ttl_s: float | None,
+    *, detach: bool, pid_file: PathLike | None,
+) -> ServedPoint:  # fmt: skip
+    """`own`: the new folder for a socket that nobody named; the server removes it at its end."""
     program = require_nbdkit(PLUGIN)
-    own = tempfile.mkdtemp(prefix="blockreplica-") if socket is None and tcp is None else None
     path = Path(os.path.abspath(socket)) if socket is not None else Path(own or "") / "point.sock"
     place = place_of(path, tcp, tls, given=socket is not None)
     place.clear()
@@ -150,9 +167,7 @@ def _begin(
         ),
         detach=detach, explain=lambda told: explain(told, folder, plan.disk), inherited=plan.inherited,
     )  # fmt: skip
-    if pid_path is not None:
-        FILES.write_durably(pid_path, b"%d\n" % server.pid)
-    return server
+    return noted(server, partial(FILES.write_durably, pid_path) if pid_path is not None else None)
 
 
 def _said(text: str) -> IO[bytes]:

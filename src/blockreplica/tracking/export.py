@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -19,7 +20,7 @@ from ..files import FILES
 from ..images import becoming
 from ..images.formats import describe, tidy
 from ..images.names import RAW, checked_format
-from ..nbdkit import PathLike, Place, Server, outliving, place_of, require_nbdkit, start
+from ..nbdkit import PathLike, Place, Server, noted, outliving, place_of, require_nbdkit, start
 from ..places import marks_folder
 from .control import Control, GoneError
 from .known_format import known_format
@@ -113,9 +114,7 @@ def export(
         _over(names, fmt, command), place, lambda process, log: kind(process, place, names, log), detach=detach,
         explain=lambda told: _explained(told, names),
     )  # fmt: skip
-    if pid_path is not None:
-        FILES.write_durably(pid_path, b"%d\n" % begun.pid)
-    return begun
+    return noted(begun, partial(FILES.write_durably, pid_path) if pid_path is not None else None)
 
 
 def _format(names: Names, said: str | None) -> str:
