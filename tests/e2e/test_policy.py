@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+import pytest
+
+from blockreplica.stores import churn
 
 from .commands import Ask, write
 
@@ -29,3 +34,20 @@ def test_a_policy_is_shown_changed_explained_and_carried_out(ask: Ask, protected
     ask("points", "unpin", "vm", "1.2")
     ask("sync", "vm")
     assert [each["id"] for each in ask("points", "vm", "--json").json] == ["1.6", "1.7"]
+
+
+def test_a_delta_of_noise_after_calm_ones_marks_its_point_and_names_the_last_before(
+    ask: Ask, protected: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(churn, "LEAST_BYTES", 500_000)
+    for number in range(4):
+        write(protected, (number * 8192, b"calm" * 1024))
+        assert ask("sync", "vm", "--json").json["warnings"] == []
+    for _ in range(2):
+        write(protected, (1 << 20, os.urandom(1 << 20)))
+        (warning,) = ask("sync", "vm", "--json").json["warnings"]
+        assert "pin point 1.5, the last one before" in warning
+    points = ask("points", "vm", "--json").json
+    assert [bool(each["warning"]) for each in points] == [False] * 5 + [True] * 2
+    assert [each["last_before"] for each in points] == [""] * 5 + ["1.5"] * 2
+    assert ask("points", "vm").out.count("UNUSUAL (the last before: 1.5)") == 2

@@ -46,6 +46,7 @@ def as_plain(point: PointRecord, marks: MarksRecord | None = None) -> dict[str, 
         known["pinned"] = point.epoch in marks.pinned
         known["damage"] = [mark.what for mark in marks.damaged if mark.epoch == point.epoch]
     known["warning"] = point.unusual
+    known["last_before"] = point.calm
     return known
 
 
@@ -54,7 +55,7 @@ def remarks(point: dict[str, Any]) -> str:
     said = [
         *(["pinned"] if point["pinned"] else []),
         *(["DAMAGED"] if point["damage"] else []),
-        *(["UNUSUAL"] if point["warning"] else []),
+        *([f"UNUSUAL (the last before: {point['last_before']})"] if point["warning"] else []),
     ]
     return ", ".join(said)
 
