@@ -111,6 +111,20 @@ def test_a_sample_reads_a_part_and_never_calls_what_it_did_not_see_whole(world: 
     assert damaged_points(world) == ["1.1", "1.2", "1.3"]
 
 
+def test_a_large_undo_log_is_read_no_faster_than_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In pieces, with a pause after each; not as fast as it goes, with the pause after all of it."""
+    world, waits = World.make(tmp_path, sizes=(400 * BLOCK,)), list[int]()
+    write(world.image, (0, random.Random(9).randbytes(400 * BLOCK)))
+    world.protect()
+    write(world.image, *((block * BLOCK, b"other") for block in range(400)))
+    world.sync()
+    monkeypatch.setattr(Pace, "done", lambda _self, read, _covered: waits.append(read))
+    assert world.vm.verify(Scope(bandwidth=1 << 40)).damage == []
+    size = sum(path.stat().st_size for path in world.disk().glob("undo/*.hrl"))
+    assert size > 400 * 4096
+    assert sum(read for read in waits if read < size // 2) > size // 2, waits
+
+
 def test_reading_keeps_to_the_bandwidth() -> None:
     now, told = [0.0], []
 

@@ -95,16 +95,19 @@ class LogReader:
                 end, number = int(positions[blocks - 1]) + self.header.metadata_size, number + blocks
                 positions = positions[blocks:]
 
-    def check(self, *, data: bool = True, slots: bool = True, progress: Progress = SILENT) -> Summary:
+    def check(
+        self, *, data: bool = True, slots: bool = True, most: int = BLOCKS_A_CHECK, progress: Progress = SILENT
+    ) -> Summary:
         """Check every block, entry, count and distance, and with `data` all data that carries a checksum.
 
-        `slots`: unused slots of metadata blocks must be zero in strict logs, too. Raises LogError.
+        `slots`: unused slots of metadata blocks must be zero in strict logs, too. `most`: metadata blocks, with the
+        data before each, that are read between two words to `progress`. Raises LogError.
         """
         progress.start(f"checking {self.path.name}", self.end)
-        room = BLOCKS_A_CHECK * self.header.room
+        room = most * self.header.room
         batch, stamps = np.empty(room, ENTRY), np.empty(room, "<u4")
         blocks = entries = unchecked = data_bytes = zero_bytes = writes_end = 0
-        for positions, end, number in self._pieces(BLOCKS_A_CHECK):
+        for positions, end, number in self._pieces(most):
             done, count, bare = self._read(positions, end, number, batch, stamps, data=data, slots=slots)
             rows = batch[:count]
             writes = rows[(rows["operation"] == WRITE) & (rows["length"] > 0)]

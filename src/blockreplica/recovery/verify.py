@@ -24,6 +24,7 @@ from ..errors import BlockReplicaError, BusyError, NotFoundError
 from ..extents import Extent, merged, windows
 from ..files import FILES, Files
 from ..hrl import LogReader
+from ..hrl.reader import BLOCKS_A_CHECK
 from ..manifest import Mark, MarksRecord, PointRecord, chained
 from ..progress import SILENT, Progress
 from ..stores import PointReader, Replica
@@ -102,6 +103,17 @@ class Pace:
             ahead = self._done / self._bandwidth - (self._clock() - self._began)
             if ahead > 0:
                 self._sleep(ahead)
+
+
+class _Paced(Progress):
+    """What hears how far a log is read, piece by piece: a large one is no reason to read faster for a while."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+
+    def advance(self, count: int) -> None:
+        """So much more was read."""
+        self._pace.done(count, count)
 
 
 EVERYTHING = Scope()
@@ -324,12 +336,11 @@ class _Disk:
             self._found(str(error), [point.id for point in self._points[: at + 1]])
 
     def _check_undo(self, index: UndoIndex, at: int, older: PointRecord) -> None:
-        rows, before = index.checksums(0, 1 << 62), self._report.bytes_read
+        rows = index.checksums(0, 1 << 62)
         if len(index.extents(0, 1 << 62)) or self._files.exists(index.log_path):
             with LogReader.open(index.log_path, files=self._files) as log:
-                log.check()
+                log.check(most=1 if self._scope.bandwidth else BLOCKS_A_CHECK, progress=_Paced(self._pace))
                 self._report.bytes_read += log.file.size()
-        self._pace.done(self._report.bytes_read - before, self._report.bytes_read - before)
         if index.first != older.epoch + 1:
             return  # what it leads to is no point: a record was lost, or pruning is not done with it
         crosses = self._replica.record.crosses(older.epoch, index.last)
