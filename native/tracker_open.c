@@ -124,6 +124,42 @@ static void sync_what_was_found(struct br_tracker *tracker) {
         tracker->found = BR_FOUND_SUSPECT;
 }
 
+/* What the image is now; whether that can prove anything. */
+static bool identify(struct br_tracker *tracker, const struct br_options *options, struct br_identity *now) {
+    struct br_file *file = witness(tracker);
+    bool provable = br_identity_of(file->ops->fileno(file), now) == 0;
+    if (tracker->container.file && !tracker->tracking.state.clean)
+        provable =
+            false; /* what its daemon had in memory may be lost, and stamps say nothing of a container */
+    tracker->identity_given = options->identity;
+    if (options->identity)
+        *now = *options->identity;
+    return provable;
+}
+
+/* How a tracking file that was read was left. */
+static void judge(struct br_tracker *tracker, const struct br_options *options, const struct br_identity *now,
+                  bool provable, const uint8_t boot[16]) {
+    tracker->found = br_judge(&tracker->tracking, now, provable, boot);
+    if (br_marked_whole(tracker))
+        tracker->found = BR_FOUND_SUSPECT;
+    br_settle_failed(tracker, boot, !options->settle_only);
+}
+
+/* End what was interrupted, and have slots for the image as large as it is now. */
+static int settle_found(struct br_tracker *tracker, const struct br_identity *now) {
+    struct br_state *state = &tracker->tracking.state;
+    bool interrupted = tracker->found == BR_FOUND_DIED || tracker->found == BR_FOUND_SUSPECT ||
+                       tracker->found == BR_FOUND_POWER;
+    int error = interrupted ? br_end_interrupted(tracker, now) : 0;
+    if (!error)
+        remove_open_logs(tracker);
+    if (!error && tracker->size > state->covered)
+        error = br_tracking_cover(&tracker->tracking, tracker->size);
+    state->covered = tracker->size;
+    return error;
+}
+
 /* Bring the state from what was found to what is now. */
 static int take_over(struct br_tracker *tracker, enum br_loaded loaded, const struct br_options *options) {
     struct br_tracking *tracking = &tracker->tracking;
@@ -132,14 +168,7 @@ static int take_over(struct br_tracker *tracker, enum br_loaded loaded, const st
     br_boot_id(boot);
     if (options->boot_id)
         memcpy(boot, options->boot_id, 16);
-    struct br_file *file = witness(tracker);
-    bool provable = br_identity_of(file->ops->fileno(file), &now) == 0;
-    if (tracker->container.file && !tracking->state.clean)
-        provable =
-            false; /* what its daemon had in memory may be lost, and stamps say nothing of a container */
-    tracker->identity_given = options->identity;
-    if (options->identity)
-        now = *options->identity;
+    bool provable = identify(tracker, options, &now);
     int error = loaded == BR_LOADED ? 0 : start_anew(tracker);
     tracking->state.contained = tracker->container.file != NULL;
     if (options->log)
@@ -151,20 +180,9 @@ static int take_over(struct br_tracker *tracker, enum br_loaded loaded, const st
     if (error)
         return error;
     if (loaded == BR_LOADED)
-        tracker->found = br_judge(tracking, &now, provable, boot);
-    if (loaded == BR_LOADED && br_marked_whole(tracker))
-        tracker->found = BR_FOUND_SUSPECT;
-    if (loaded == BR_LOADED)
-        br_settle_failed(tracker, boot, !options->settle_only);
+        judge(tracker, options, &now, provable, boot);
     sync_what_was_found(tracker);
-    if (tracker->found == BR_FOUND_DIED || tracker->found == BR_FOUND_SUSPECT ||
-        tracker->found == BR_FOUND_POWER)
-        error = br_end_interrupted(tracker, &now);
-    if (!error)
-        remove_open_logs(tracker);
-    if (!error && tracker->size > tracking->state.covered)
-        error = br_tracking_cover(tracking, tracker->size);
-    tracking->state.covered = tracker->size;
+    error = settle_found(tracker, &now);
     if (!error)
         error = options->settle_only ? settle(tracker, options->suspect, &now, boot)
                                      : record_open(tracker, &now, boot);

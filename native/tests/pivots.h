@@ -8,7 +8,7 @@
 #include <stdatomic.h>
 #include <unistd.h>
 
-#include "memory.h"
+#include "power.h"
 
 enum {
     granules = 37,

@@ -13,7 +13,7 @@
 #include "../dirty_file.h"
 #include "../identity.h"
 #include "logs.h"
-#include "memory.h"
+#include "power.h"
 
 enum { size = MEMORY_ROOM, regions = 6, hot = 3, lives = 16, changes = 120, longest_life = 700, cuts = 3 };
 

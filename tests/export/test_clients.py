@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,22 @@ def change_a_file(path: Path, model: dict[str, bytearray], chaos: random.Random)
         os.truncate(path, size)
 
 
+@contextlib.contextmanager
+def shown(uri: str, path: Path) -> Iterator[Path]:
+    """What an export serves, as a file."""
+    path.touch()
+    mounter = subprocess.Popen(["nbdfuse", path, uri])
+    try:
+        for _ in range(500):
+            if path.stat().st_size == SIZE:
+                break
+            threading.Event().wait(0.01)
+        yield path
+    finally:
+        subprocess.run(["fusermount3", "-u", path], capture_output=True)
+        mounter.wait(30)
+
+
 def test_a_file_system_made_over_the_export_is_clean_and_so_is_its_replica(
     image: Path, tmp_path: Path, serve: Serve
 ) -> None:
@@ -187,16 +204,10 @@ def test_a_file_system_made_over_the_export_is_clean_and_so_is_its_replica(
     if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
         pytest.skip("needs root and FUSE for a loop mount")
     served = serve(image)
-    fuse, there = tmp_path / "fuse", tmp_path / "mnt"
-    fuse.touch()
+    there = tmp_path / "mnt"
     there.mkdir()
     vm = br.protect(image, tmp_path / "store", name="vm")
-    mounter = subprocess.Popen(["nbdfuse", fuse, served.uri])
-    try:
-        for _ in range(500):
-            if fuse.stat().st_size == SIZE:
-                break
-            threading.Event().wait(0.01)
+    with shown(served.uri, tmp_path / "fuse") as fuse:
         run("mkfs.ext4", "-q", "-F", fuse)
         if subprocess.run(["mount", "-o", "loop", fuse, there], capture_output=True).returncode:
             pytest.skip("loop mounts are not possible here")
@@ -212,9 +223,6 @@ def test_a_file_system_made_over_the_export_is_clean_and_so_is_its_replica(
             assert {path.name: path.read_bytes() for path in there.iterdir() if path.is_file()} == model
         finally:
             run("umount", there)
-    finally:
-        subprocess.run(["fusermount3", "-u", fuse], capture_output=True)
-        mounter.wait(30)
     served.close()
     run("e2fsck", "-fn", image)
     assert vm.sync().action == "delta"

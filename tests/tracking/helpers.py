@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from blockreplica.bitmap import DirtyBitmap
 from blockreplica.errors import translated
 from blockreplica.files import File, Files
 from blockreplica.hrl import LogReader
-from blockreplica.tracking import EpochRecord, TrackedImage
+from blockreplica.tracking import EpochRecord, ImageSource, TrackedImage
 
 GRANULE = 65536
 KIB, MIB = 1 << 10, 1 << 20
@@ -77,6 +78,30 @@ def unexplained(records: Iterable[EpochRecord], replica: bytes | bytearray, imag
         else:
             suspect |= dirty_granules([record], max(len(image), len(content)))
     return differing_granules(bytes(content[: len(image)]).ljust(len(image), b"\0"), image) - suspect
+
+
+def last_record(image: Path, epoch: int) -> tuple[bool, bool]:
+    """Whether the epoch has a log, a bitmap."""
+    [record] = ImageSource.open(image).records(epoch - 1, epoch)
+    return record.log is not None, record.dirty is not None
+
+
+def overwrite(image: Path) -> None:
+    """Behind the tracker's back."""
+    with image.open("r+b") as file:
+        file.write(b"changed")
+
+
+def replace_by_a_copy(image: Path) -> None:
+    """Of the same content and times."""
+    other = image.with_name("other")
+    shutil.copy2(image, other)
+    other.rename(image)
+
+
+def grow(image: Path) -> None:
+    """To twice a MiB."""
+    os.truncate(image, 2 * MIB)
 
 
 def beside(image: Path) -> set[str]:

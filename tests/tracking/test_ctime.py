@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from blockreplica import kernels
 from blockreplica.tracking import ImageSource, TrackedImage, track
 
-from .helpers import MIB, die, make_image
+from .helpers import MIB, die, grow, last_record, make_image, overwrite, replace_by_a_copy
 
 SECOND_NS = 10**9
 
@@ -33,12 +32,6 @@ def written(image: Path, *, ignore_ctime: bool | None = None) -> TrackedImage:
     tracked = track(image, ignore_ctime=ignore_ctime)
     tracked.pwrite(b"a" * 4096, 0)
     return tracked
-
-
-def last_record(image: Path, epoch: int) -> tuple[bool, bool]:
-    """Whether the epoch has a log, a bitmap."""
-    [record] = ImageSource.open(image).records(epoch - 1, epoch)
-    return record.log is not None, record.dirty is not None
 
 
 def test_a_chown_of_a_closed_image_means_nothing_where_that_was_said_once(image: Path) -> None:
@@ -70,21 +63,6 @@ def test_it_is_taken_back_the_same_way(image: Path) -> None:
         assert tracked.status().found == "suspect"
     change_the_owner(image)
     assert ImageSource.open(image).state == "changed"
-
-
-def overwrite(image: Path) -> None:
-    with image.open("r+b") as file:
-        file.write(b"changed")
-
-
-def replace_by_a_copy(image: Path) -> None:
-    other = image.with_name("other")
-    shutil.copy2(image, other)
-    other.rename(image)
-
-
-def grow(image: Path) -> None:
-    os.truncate(image, 2 * MIB)
 
 
 @pytest.mark.parametrize("meddle", [overwrite, replace_by_a_copy, grow], ids=lambda one: one.__name__)

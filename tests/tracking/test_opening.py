@@ -21,7 +21,19 @@ from blockreplica.tracking.names import Names
 from blockreplica.tracking.native import open_tracker
 from blockreplica.tracking.state import VERSION, read_state
 
-from .helpers import GRANULE, MIB, HookedFiles, beside, die, dirty_granules, make_image
+from .helpers import (
+    GRANULE,
+    MIB,
+    HookedFiles,
+    beside,
+    die,
+    dirty_granules,
+    grow,
+    last_record,
+    make_image,
+    overwrite,
+    replace_by_a_copy,
+)
 
 SECOND_NS = 10**9
 
@@ -31,12 +43,6 @@ def image(tmp_path: Path) -> Path:
     path = tmp_path / "vm.img"
     make_image(path, MIB)
     return path
-
-
-def last_record(image: Path, epoch: int) -> tuple[bool, bool]:
-    """Whether the epoch has a log, a bitmap."""
-    [record] = ImageSource.open(image).records(epoch - 1, epoch)
-    return record.log is not None, record.dirty is not None
 
 
 def written(image: Path) -> TrackedImage:
@@ -83,21 +89,6 @@ def test_what_an_open_found_is_said(image: Path) -> None:
     overwrite(image)
     with track(image) as tracked:
         assert "while nothing tracked it" in tracked.warnings[0]
-
-
-def overwrite(image: Path) -> None:
-    with image.open("r+b") as file:
-        file.write(b"changed")
-
-
-def replace_by_a_copy(image: Path) -> None:
-    other = image.with_name("other")
-    shutil.copy2(image, other)
-    other.rename(image)
-
-
-def grow(image: Path) -> None:
-    os.truncate(image, 2 * MIB)
 
 
 def put_back_the_time(image: Path) -> None:

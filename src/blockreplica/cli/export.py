@@ -5,11 +5,14 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from .common import ctime_option, json_option, process_options, size, tcp_options
+
+if TYPE_CHECKING:
+    from blockreplica import Export
 
 
 @click.command()
@@ -52,7 +55,18 @@ def export(
     """
     import blockreplica as br
 
-    ending = False
+    _serve(
+        lambda: br.export(
+            image, socket=socket, tcp=tcp, tls=tls_certificates, tracking_dir=tracking_dir, log=log,
+            log_limit=log_limit, read_only=read_only, detach=detach, pid_file=pid_file, format=fmt, threads=threads,
+            ignore_ctime=ignore_ctime,
+        ),
+        detach=detach, as_json=as_json,
+    )  # fmt: skip
+
+
+def _serve(begin: Callable[[], Export], *, detach: bool, as_json: bool) -> None:
+    ending, begun = False, None
 
     def end(*_: object) -> None:
         nonlocal ending
@@ -60,13 +74,8 @@ def export(
         if begun is not None:
             begun.terminate()
 
-    begun: br.Export | None = None
     _on_signals(end)
-    begun = br.export(
-        image, socket=socket, tcp=tcp, tls=tls_certificates, tracking_dir=tracking_dir, log=log, log_limit=log_limit,
-        read_only=read_only, detach=detach, pid_file=pid_file, format=fmt, threads=threads,
-        ignore_ctime=ignore_ctime,
-    )  # fmt: skip
+    begun = begin()
     if ending:
         begun.terminate()
     _tell(begun, as_json=as_json)
@@ -79,10 +88,7 @@ def _on_signals(end: Callable[..., None]) -> None:
         signal.signal(number, end)
 
 
-def _tell(begun: object, *, as_json: bool) -> None:
-    from blockreplica import Export
-
-    assert isinstance(begun, Export)
+def _tell(begun: Export, *, as_json: bool) -> None:
     if as_json:
         import json
 

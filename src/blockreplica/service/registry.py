@@ -46,6 +46,14 @@ def protect(
         ignore_ctime=ignore_ctime,
     )  # fmt: skip
     new_replica(definition, block_size)  # what is wrong with it is said before anything is made
+    relationship = Relationship(_begin(definition, block_size, progress))
+    relationship.sync(progress=progress)
+    Catalog().update(replace(relationship.definition, seed=None))
+    return relationship
+
+
+def _begin(definition: Definition, block_size: int, progress: Progress) -> Definition:
+    """The definition in the catalog, with its replica: the one that an interrupted call left, or this new one."""
     catalog = Catalog()
     held = _interrupted(catalog, definition)
     if held is None:
@@ -57,10 +65,7 @@ def protect(
         if held is None:  # one that was there before may have points, in a store that is only out of reach
             catalog.remove(definition.name)
         raise
-    relationship = Relationship(held or definition)
-    relationship.sync(progress=progress)
-    catalog.update(replace(relationship.definition, seed=None))
-    return relationship
+    return held or definition
 
 
 def _create_replica(definition: Definition, block_size: int) -> None:

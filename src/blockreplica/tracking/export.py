@@ -104,10 +104,8 @@ def export(
     place.clear()
     pid_path = Path(os.path.abspath(pid_file)) if pid_file is not None else None
     command = [program, "-f", f"--threads={_threads(threads)}", *place.arguments()]
-    command += [*(["-r"] if read_only else []), str(PLUGIN)]
-    command += [f"log-limit={log_limit or 0}", f"marks={marks_folder()}", *([f"log={log}"] if log is not None else [])]
-    rule = ctime_rule(ignore_ctime)
-    command += [*([f"ctime={rule}"] if rule is not None else []), *outliving(detach=detach)]
+    command += [*(["-r"] if read_only else []), str(PLUGIN), f"log-limit={log_limit or 0}", f"marks={marks_folder()}"]
+    command += [*_told("log", log), *_told("ctime", ctime_rule(ignore_ctime)), *outliving(detach=detach)]
     command += [f"remove={leftover}" for leftover in (place.socket, pid_path) if leftover is not None]
     kind = Export if fmt == RAW else ServedExport
     begun = start(
@@ -115,6 +113,10 @@ def export(
         explain=lambda told: _explained(told, names),
     )  # fmt: skip
     return noted(begun, partial(FILES.write_durably, pid_path) if pid_path is not None else None)
+
+
+def _told(name: str, value: str | None) -> list[str]:
+    return [] if value is None else [f"{name}={value}"]
 
 
 def _format(names: Names, said: str | None) -> str:
