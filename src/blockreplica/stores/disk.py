@@ -86,7 +86,9 @@ class DiskWriter:
         self._stale = self.image.size() > 0
         self.unsettled = sys.maxsize
         self._again = False  # nothing tells what an interrupted first copy has written: all is written again
-        self._stages = Stages(files, publishing=self._publishing, write=self._write_plan, landed=self._landed)
+        self._stages = Stages(
+            files, publishing=self._publishing, write=self._write_plan, landed=self._landed, sync=self.image.sync
+        )
         self._old = bytearray()  # kept: fresh memory for each batch costs more than the work in it
 
     @property
