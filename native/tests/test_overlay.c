@@ -195,6 +195,32 @@ static void readers_go_on_when_logs_were_merged(void) {
     }
 }
 
+static void told_holes_are_zeros(uint64_t epoch, uint64_t newest) {
+    struct br_overlay *overlay = open_point(epoch, newest, 0);
+    uint64_t run;
+    bool hole;
+    for (uint64_t at = 0; at < size; at += run) {
+        CHECK(br_overlay_extent(overlay, at, size - at, &hole, &run) == 0);
+        CHECK(run > 0 && (!hole || is_zero(points[epoch] + at, run)));
+    }
+    br_overlay_close(overlay);
+}
+
+/* disk.img lost all it had: the table knows better. Then an epoch empties the disk, and image and table are
+ * holes: what is behind them is in undo logs alone. */
+static void holes_of_the_newest_content_are_none_of_the_points_before(void) {
+    static struct undo undo;
+    CHECK(ftruncate(image_fd, 0) == 0 && ftruncate(image_fd, size) == 0);
+    told_holes_are_zeros(epochs, epochs);
+    begin_undo(&undo, epochs + 1, epochs + 1, ".index");
+    for (size_t at = 0; at < granules; at++)
+        save(&undo, at, points[epochs]);
+    seal(&undo);
+    CHECK(ftruncate(table_fd, 0) == 0 && ftruncate(table_fd, pages * BR_PAGE_SIZE) == 0);
+    for (uint64_t epoch = 1; epoch <= epochs; epoch++)
+        told_holes_are_zeros(epoch, epochs + 1);
+}
+
 int main(void) {
     chance = test_seed() | 1;
     make_store(epochs, &chance);
@@ -204,6 +230,9 @@ int main(void) {
     a_missing_index_is_an_error();
     readers_never_wait_and_are_never_wrong_while_epochs_are_applied();
     readers_go_on_when_logs_were_merged();
+    remove_store();
+    make_store(epochs, &chance);
+    holes_of_the_newest_content_are_none_of_the_points_before();
     remove_store();
     puts("test_overlay: ok");
     return 0;

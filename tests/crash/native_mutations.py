@@ -100,6 +100,20 @@ MUTATIONS = [
     Mutation("the newer before-image wins", "overlay_map.c", "    if (!first->undo) {", "    if (1) {", OVERLAY),
     Mutation("the newer checksum wins", "overlay_map.c", "    if (!sum->kind) {", "    if (1) {", OVERLAY),
     Mutation(
+        "holes are asked of the newest content alone",
+        "overlay_extents.c",
+        "i < overlay->undo_count && !error && *quiet > start",
+        "i < overlay->undo_count && !error && *quiet > end",
+        OVERLAY,
+    ),
+    Mutation(
+        "a hole needs no checksum of zeros",
+        "overlay_extents.c",
+        "    if (sum.kind != BR_UNDO_KNOWN || memcmp(sum.entry, zeros, sizeof zeros) != 0)\n        *result = false;\n",
+        "    (void)zeros;\n",
+        OVERLAY,
+    ),
+    Mutation(
         "a gap in the chain is its end", "overlay.c", "if (!error && next <= overlay->point.newest)", "if (0)", OVERLAY
     ),
 ]
