@@ -1,4 +1,5 @@
-"""Where this host keeps what belongs to none of its images: the catalog, and marks of trackers whose disk is broken."""
+"""Where this host keeps what belongs to none of its images: the catalog, marks of trackers whose disk is broken,
+and notes of cuts of disks that are only reached through QEMU."""
 
 from __future__ import annotations
 
@@ -12,6 +13,11 @@ def state_folder() -> Path:
     if own:
         return Path(own)
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "blockreplica"
+
+
+def consistent_folder() -> Path:
+    """Where a sync of disks that no file of ours stands beside notes its application-consistent cuts."""
+    return state_folder() / "consistent"
 
 
 def marks_folder() -> Path:

@@ -112,16 +112,16 @@ def test_every_format_is_replicated_as_a_sparse_raw_disk(
 def test_an_image_that_changes_while_it_is_read_makes_a_fuzzy_point(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from blockreplica.replication import run
+    from blockreplica.replication import full
 
     image = made(tmp_path / "vm.qcow2", "qcow2")
-    passes = run._Movement._run_passes
+    passes = full.FullMovement._run_passes
 
-    def changed_meanwhile(self: run._Movement, *rest: object) -> None:
+    def changed_meanwhile(self: full.FullMovement, *rest: object) -> None:
         passes(self, *rest)  # type: ignore[arg-type]
         os.utime(image)
 
-    monkeypatch.setattr(run._Movement, "_run_passes", changed_meanwhile)
+    monkeypatch.setattr(full.FullMovement, "_run_passes", changed_meanwhile)
     vm = br.protect(image, tmp_path / "store", name="vm")
     assert vm.last is not None
     assert vm.last.kind == "fuzzy"

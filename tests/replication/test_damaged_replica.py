@@ -12,7 +12,7 @@ from blockreplica.checksums import ChecksumTable
 from blockreplica.errors import BusyError, DamageError, RefusedError
 from blockreplica.manifest import PointRecord
 from blockreplica.recovery import recover, verify
-from blockreplica.replication import run
+from blockreplica.replication import full
 from blockreplica.service.registry import unprotect
 from blockreplica.stores.disk import DiskWriter
 
@@ -84,13 +84,13 @@ def test_a_death_between_image_and_table_after_a_checkpoint_leaves_no_stale_chec
     tmp_path: Path, image: Path, movement: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("blockreplica.replication.bulk.CHECKPOINT_SECONDS", 0)
-    close_gap, flush, armed = run._Movement._close_gap, ChecksumTable.flush, []
+    close_gap, flush, armed = full.FullMovement._close_gap, ChecksumTable.flush, []
     with br.track(image) as tracked:
         if movement == "resync":
             relationship = br.protect(image, tmp_path / "store", name="vm")
             tracked.pwrite(b"y" * 9000, 3 * BLOCK)
 
-        def closing(self: run._Movement, *rest: object) -> object:
+        def closing(self: full.FullMovement, *rest: object) -> object:
             tracked.pwrite(b"z" * 9000, 3 * BLOCK)
             armed.append(True)
             return close_gap(self, *rest)  # type: ignore[arg-type]
@@ -101,7 +101,7 @@ def test_a_death_between_image_and_table_after_a_checkpoint_leaves_no_stale_chec
             flush(self)
 
         with monkeypatch.context() as patch:
-            patch.setattr(run._Movement, "_close_gap", closing)
+            patch.setattr(full.FullMovement, "_close_gap", closing)
             patch.setattr(ChecksumTable, "flush", dying)
             with pytest.raises(DiedError):
                 relationship.resync() if movement == "resync" else br.protect(image, tmp_path / "store", name="vm")

@@ -11,7 +11,8 @@ import pytest
 
 import blockreplica as br
 from blockreplica import kernels
-from blockreplica.replication import run
+from blockreplica.replication import full, moving, run
+from blockreplica.stores import Session
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_an_interrupted_pass_does_not_go_on_in_another_history_of_the_same_epoch
     wrote(image, b"old history", 1 << 20)
     wrote(image, b"old history", 2 << 20)
     with monkeypatch.context() as patch:
-        patch.setattr(run._Movement, "_close_gap", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(full.FullMovement, "_close_gap", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             br.protect(image, tmp_path / "store", name="vm")
     rolled_back(image.parent, tmp_path / "backup")
@@ -168,6 +169,36 @@ def test_a_host_put_back_with_all_of_its_memory_is_compared(tmp_path: Path, imag
     assert recovered(relationship, tmp_path / "out") == image.read_bytes()
 
 
+def test_a_delta_that_was_cut_off_in_a_history_put_back_with_all_memory_is_not_gone_on_with(
+    tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invariant 11: the replica has no point of that history, but has been brought half of it."""
+    relationship = br.protect(image, tmp_path / "store", name="vm")
+    wrote(image, b"first", 0)
+    relationship.sync()
+    tracker = kernels.Tracker(image.parent, image.name)
+    tracker.pwrite(b"both histories", 1 << 20)
+
+    def other_history() -> None:
+        tracker.pwrite(b"new history", 5 << 20)
+        tracker.close()
+
+    with Frozen(other_history) as frozen:
+        before = snapshot(image.parent)
+        tracker.pwrite(b"old history", 3 << 20)
+        tracker.listen(image.parent, image.name)
+        with monkeypatch.context() as patch:
+            patch.setattr(Session, "_before", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                relationship.sync()
+        tracker.drop()
+        put_back(image.parent, before)
+        frozen.go_on()
+    result = relationship.sync()
+    assert "not in its history" in result.reason
+    assert recovered(relationship, tmp_path / "out") == image.read_bytes()
+
+
 def test_a_sync_that_dies_before_its_acknowledgement_is_no_other_history(
     tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,8 +209,8 @@ def test_a_sync_that_dies_before_its_acknowledgement_is_no_other_history(
     for at in range(1, 4):
         wrote(image, b"more", at << 20)
         with monkeypatch.context() as patch:
-            where = "acknowledge" if at % 2 else "_commit"
-            patch.setattr(run._Movement, where, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            where, step = (run._Movement, "acknowledge") if at % 2 else (moving.Moving, "commit")
+            patch.setattr(where, step, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 relationship.sync()
     assert relationship.sync().action == "delta"

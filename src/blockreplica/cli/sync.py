@@ -26,6 +26,7 @@ def describe(result: SyncResult) -> str:
     lines = [f"{result.action}: {', '.join(said)}, in {units.format_duration(result.seconds)}"]
     if result.reason:
         lines.append(f"because {result.reason}")
+    lines += [f"recovery point {point} (application-consistent), of an earlier cut" for point in result.points[:-1]]
     lines.append(f"recovery point {result.point} ({result.kind})" if result.point else "no recovery point")
     return "\n".join([*lines, *(f"warning: {warning}" for warning in result.warnings)])
 

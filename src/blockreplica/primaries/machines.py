@@ -10,6 +10,8 @@ from uuid import UUID
 
 from ..errors import BlockReplicaError, NotFoundError
 from ..files import Files
+from ..places import consistent_folder
+from ..tracking import NotesFile
 from .base import DiskState
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ class Machines:
         """A connection to QEMU."""
         from ..replication.machine import MachineGroup
 
-        return MachineGroup(_machine(addresses, relationship))
+        return MachineGroup(_machine(addresses, relationship), _notes(relationship, files))
 
     def states(self, addresses: Sequence[Path], relationship: UUID, files: Files) -> list[DiskState]:
         """What QEMU says of the bitmaps."""
@@ -55,11 +57,16 @@ class Machines:
 
     def forget(self, addresses: Sequence[Path], relationship: UUID, files: Files) -> None:
         """Take the bitmaps out of QEMU; one that does not run has lost them, or will be told to by its user."""
+        _notes(relationship, files).change(lambda _: [])
         try:
             with closing(_machine(addresses, relationship)) as machine:
                 machine.forget()
         except NotFoundError:
             return
+
+
+def _notes(relationship: UUID, files: Files) -> NotesFile:
+    return NotesFile(consistent_folder() / str(relationship), files)
 
 
 def _parse(word: str) -> Address:

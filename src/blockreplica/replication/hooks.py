@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from ..errors import BlockReplicaError
 
+CONSISTENT = "application-consistent"
+
 
 class Hooks(Protocol):
     """Whoever brings a guest to rest."""
@@ -46,7 +48,7 @@ class Rest:
             finally:
                 failures += failure(self.hooks.thaw)
         if not failures:
-            self.kind = "application-consistent"
+            self.kind = CONSISTENT
         self.why = "; ".join(failures)
         return made
 

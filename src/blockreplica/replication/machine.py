@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from uuid import UUID
 
@@ -14,7 +14,7 @@ from ..files import File
 from ..hrl import ENTRY
 from ..images.nbd import ALLOCATION, ZERO, NbdFile
 from ..manifest import Cursor
-from ..tracking import Cut
+from ..tracking import ConsistentCut, Cut, NotesFile
 from ..tracking.qemu import Machine
 from ..tracking.qemu.fleece import context
 from .decide import Decision, Need
@@ -144,8 +144,9 @@ class MachineGroup:
 
     frozen = True
 
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
+    def __init__(self, machine: Machine, notes: NotesFile) -> None:
+        """`notes`: where application-consistent cuts are noted."""
+        self._machine, self._notes = machine, notes
         self.sources = [MachineDisk(machine, index) for index in range(len(machine.disks))]
 
     def prepare(self, known: Sequence[Sequence[Cursor]]) -> None:
@@ -159,6 +160,14 @@ class MachineGroup:
     def cut(self) -> list[Cut | None]:
         """One transaction."""
         return list(self._machine.cut())
+
+    def consistent_cuts(self) -> list[ConsistentCut]:
+        """QEMU keeps no content of theirs: all that the next point can do is say so."""
+        return self._notes.read()
+
+    def note_consistent(self, change: Callable[[list[ConsistentCut]], list[ConsistentCut]]) -> None:
+        """In the state folder."""
+        self._notes.change(change)
 
     def check(self) -> None:
         """QEMU kept all old content until now."""

@@ -25,7 +25,8 @@ class SyncResult:
     """One sync. `action` is initial, delta, resync, partial-resync or scan.
 
     `bytes_scanned` of images were read to find differences; `bytes_dirty` remained after coalescing; of those
-    `bytes_sent` went to the store and `bytes_skipped` were there already.
+    `bytes_sent` went to the store and `bytes_skipped` were there already. `points` are all that it made, oldest first:
+    before the last, which is `point`, those of earlier application-consistent cuts that had none yet.
     """
 
     action: str
@@ -38,3 +39,4 @@ class SyncResult:
     bytes_skipped: int
     seconds: float
     warnings: list[str] = field(default_factory=list)
+    points: list[str] = field(default_factory=list)

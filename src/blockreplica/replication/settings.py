@@ -22,6 +22,11 @@ class HookSettings:
         if self.agent is not None and (self.pre_cut or self.post_cut):
             raise UsageError("the guest agent freezes and thaws by itself: wanted it, or commands, not both")
 
+    @property
+    def by(self) -> str:
+        """What brings a guest to rest, in a sentence."""
+        return "the guest agent" if self.agent is not None else "commands around it"
+
 
 NO_HOOKS = HookSettings()
 

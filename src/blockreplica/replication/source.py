@@ -8,7 +8,7 @@ Delta   the changes themselves, coalesced, with the content that they had at the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol
 from uuid import UUID
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..extents import Extent
 from ..files import File
 from ..manifest import Cursor
-from ..tracking import Cut
+from ..tracking import ConsistentCut, Cut
 from .decide import Decision
 
 Rows = NDArray[Any]
@@ -103,6 +103,12 @@ class Group(Protocol):
 
     def cut(self) -> list[Cut | None]:
         """Cut all at one instant; None for each that is not tracked."""
+
+    def consistent_cuts(self) -> list[ConsistentCut]:
+        """The application-consistent cuts that earlier syncs noted and that have no point yet, oldest first."""
+
+    def note_consistent(self, change: Callable[[list[ConsistentCut]], list[ConsistentCut]]) -> None:
+        """Change those notes durably."""
 
     def check(self) -> None:
         """StorageError when what was read since the cut may not be what it must be for the point."""

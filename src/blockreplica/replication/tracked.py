@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from ..extents import Extent
 from ..files import File, Files
 from ..images.names import shows
 from ..manifest import Cursor
-from ..tracking import Cut, EpochRecord, ImageSource, LogMode, TrackingStatus, cut_together
+from ..tracking import ConsistentCut, Cut, EpochRecord, ImageSource, LogMode, TrackingStatus, cut_together
 from .decide import Decision, DiskView, decide, follows
 from .dirty import dirty_extents
 from .logs import DeltaLogs, log_damage
@@ -189,6 +189,15 @@ class TrackedGroup:
         for source in self.sources:
             source.ask_why()
         return [cut and replace(cut, token=self._token) for cut in cut_together(self._images)]
+
+    def consistent_cuts(self) -> list[ConsistentCut]:
+        """They stand beside the image of disk 0."""
+        return self._images[0].consistent_cuts(self._relationship) if self._relationship else []
+
+    def note_consistent(self, change: Callable[[list[ConsistentCut]], list[ConsistentCut]]) -> None:
+        """All disks of a cut are one note, written in one step."""
+        if self._relationship is not None:
+            self._images[0].note_consistent(self._relationship, change)
 
     def check(self) -> None:
         """What changes while it is read is in the next log, or the identity tells; but each must be the same file."""

@@ -8,6 +8,8 @@ session that ends without `commit` leaves its undo log: readers read through it,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from ..errors import FormatError, NotFoundError, StateError, StorageError
@@ -46,6 +48,7 @@ class Session:
         self.pending = read_pending(layout, state, files)
         self._movement = self.pending.movement if self.pending else ""
         self._marked = self.pending is not None
+        self._towards: list[DiskProgress] = []
         if not self._marked:  # a crash between the commit and its last step may have left the mark
             self._unmark()
         self.disks: list[DiskWriter] = []
@@ -69,14 +72,18 @@ class Session:
             return DiskProgress()
         return self.pending.disks[disk]
 
-    def start(self, movement: str, *, heal: bool) -> None:
+    def start(self, movement: str, *, heal: bool, towards: Sequence[DiskProgress] = ()) -> None:
         """Begin (or take up) a movement; `heal` computes bad table pages anew, for movements that then compare them.
 
-        A movement of another name starts from what is there, but without the earlier one's progress.
+        A movement of another name starts from what is there, but without the earlier one's progress. `towards`: the
+        cuts that it leads to, which the mark then says, so that nobody takes what is half done for something earlier.
         """
+        self._towards = list(towards)
         self._movement, resumed = movement, self.pending is not None
         if self.pending is not None and self.pending.movement != movement:
             self.pending, self._marked = None, False  # the mark is made again: it must name what is half done
+        elif self.pending is not None and self._towards and self.pending.disks != self._towards:
+            self._marked = False
         sizes = self._sizes() if resumed else {}
         for index, disk in enumerate(self.disks):
             if heal:
@@ -137,7 +144,7 @@ class Session:
 
     def _mark(self) -> None:
         if not self._marked:
-            self._write_pending([])
+            self._write_pending(self._towards)
 
     def _unmark(self) -> None:
         if self._files.exists(self._layout.incomplete):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .consistent import ConsistentCut, NotesFile, with_cut
 from .group import cut_together
 from .image import TrackedImage, track
 from .names import image_path
@@ -9,11 +10,13 @@ from .source import ImageSource, require_image
 from .types import Cut, EpochRecord, Identity, LogMode, TrackingStatus, same_log
 
 __all__ = [
+    "ConsistentCut",
     "Cut",
     "EpochRecord",
     "Identity",
     "ImageSource",
     "LogMode",
+    "NotesFile",
     "TrackedImage",
     "TrackingStatus",
     "cut_together",
@@ -21,4 +24,5 @@ __all__ = [
     "require_image",
     "same_log",
     "track",
+    "with_cut",
 ]

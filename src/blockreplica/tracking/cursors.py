@@ -4,11 +4,16 @@ What every cursor has passed is let go: its dirty bitmap is removed, its log bec
 tracking UUID; those of an earlier one mean nothing any more. The file is JSON:
 
     {"version": 1, "tracking_id": "...", "cursors": {"<relationship's UUID>": <epoch>, ...},
-     "tokens": {"<relationship's UUID>": ["...", ...], ...}, "sum": <CRC-32C of the rest, as JSON with sorted keys>}
+     "tokens": {"<relationship's UUID>": ["...", ...], ...},
+     "consistent": {"<relationship's UUID>": [{"by": "...", "disks": [...]}, ...], ...},
+     "sum": <CRC-32C of the rest, as JSON with sorted keys>}
 
 A token is random and names one sync. It stands here, durably, before that sync cuts, and in all that the replica keeps
 of it. So a token that the replica has and that does not stand here is of a future that this host has lost: it was put
 back to an older state, perhaps with all of its memory, and has given the same epochs and UUIDs to other changes.
+
+`consistent` are the application-consistent cuts of a relationship that have no point yet, in the file of its disk 0,
+oldest first. They name the tracking that they belong to themselves, and outlive it, for the next sync to say so.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -28,6 +34,7 @@ from ..errors import BlockReplicaError, BusyError, FormatError, NotFoundError, T
 from ..files import File, Files
 from ..hrl.format import CHANGE_LOG, EXTENDED, HEADER_SIZE, Header
 from ..units import MIB
+from .consistent import ConsistentCut
 from .names import Names
 from .types import Cut
 
@@ -38,7 +45,16 @@ _RESERVE = 1 << 30
 _TRIES, _PAUSE_S = 200, 0.025
 
 Cursors = dict[UUID, int]
-Tokens = dict[UUID, list[str]]
+Noted = list[ConsistentCut]
+
+
+@dataclass(slots=True)
+class _Known:
+    """What the file says."""
+
+    cursors: Cursors = field(default_factory=dict)
+    tokens: dict[UUID, list[str]] = field(default_factory=dict)
+    consistent: dict[UUID, Noted] = field(default_factory=dict)
 
 
 class _NewerError(TrackingError):
@@ -51,7 +67,29 @@ def read_cursors(names: Names, tracking_id: UUID, files: Files) -> Cursors:
         raw = files.read(names.cursors, limit=LIMIT)
     except NotFoundError:
         return {}
-    return _parse(names, raw, tracking_id)[0]
+    return _parse(names, raw, tracking_id).cursors
+
+
+def read_consistent(names: Names, tracking_id: UUID, files: Files, relationship: UUID) -> Noted:
+    """A relationship's application-consistent cuts that have no point yet, oldest first. TrackingError: damaged."""
+    try:
+        raw = files.read(names.cursors, limit=LIMIT)
+    except NotFoundError:
+        return []
+    return _parse(names, raw, tracking_id).consistent.get(relationship, [])
+
+
+def change_consistent(
+    names: Names, tracking_id: UUID, files: Files, relationship: UUID, change: Callable[[Noted], Noted]
+) -> None:
+    """Change those notes durably. TrackingError for a newer version's file."""
+    with _locked(names, files) as file:
+        known = _read_locked(names, file, tracking_id)
+        before = known.consistent.get(relationship, [])
+        after = change(before)
+        if after != before:
+            known.consistent[relationship] = after
+            _write(names, tracking_id, known, files)
 
 
 def change_cursors(
@@ -64,12 +102,12 @@ def change_cursors(
     newer version's, which is left as it is.
     """
     with _locked(names, files) as file:
-        cursors, tokens = _read_locked(names, file, tracking_id)
-        before = dict(cursors)
+        known = _read_locked(names, file, tracking_id)
+        cursors, before = known.cursors, dict(known.cursors)
         change(cursors)
         for gone in before.keys() - cursors.keys():
-            tokens.pop(gone, None)
-        _write(names, tracking_id, cursors, tokens, files)
+            known.tokens.pop(gone, None)
+        _write(names, tracking_id, known, files)
         if cursors:
             release(names, min(cursors.values()), files, spares=min(SPARES, log_room(names, size, files) // 16))
         elif before:
@@ -82,34 +120,43 @@ def note_sync(
     """Record durably that a sync of this token begins. Returns those of `known`, which the replica has, that this host
     never gave out; empty where a lost file leaves that open. TrackingError for a newer version's file."""
     with _locked(names, files) as file:
-        cursors, tokens = _read_locked(names, file, tracking_id)
+        found = _read_locked(names, file, tracking_id)
         wanted = {each for each in known if each}
-        given = set(tokens.get(relationship, []))
-        foreign = wanted - given if cursors or tokens else set[str]()
-        tokens[relationship] = [*sorted(wanted - foreign), token]
-        _write(names, tracking_id, cursors, tokens, files)
+        given = set(found.tokens.get(relationship, []))
+        foreign = wanted - given if found.cursors or found.tokens else set[str]()
+        found.tokens[relationship] = [*sorted(wanted - foreign), token]
+        _write(names, tracking_id, found, files)
         return foreign
 
 
-def _read_locked(names: Names, file: File, tracking_id: UUID) -> tuple[Cursors, Tokens]:
+def _read_locked(names: Names, file: File, tracking_id: UUID) -> _Known:
     """What is known; nothing of a damaged file."""
     try:
         return _parse(names, file.pread(LIMIT, 0), tracking_id)
     except _NewerError:
         raise
     except FormatError:
-        return {}, {}
+        return _Known()
 
 
-def _write(names: Names, tracking_id: UUID, cursors: Cursors, tokens: Tokens, files: Files) -> None:
+def _write(names: Names, tracking_id: UUID, known: _Known, files: Files) -> None:
+    """More than a reader takes would be no file: the oldest notes go, which cost points that are not made yet."""
+    while len(raw := _encoded(tracking_id, known)) > LIMIT and any(known.consistent.values()):
+        del max(known.consistent.values(), key=len)[0]
+    files.write_durably(names.cursors, raw)
+
+
+def _encoded(tracking_id: UUID, known: _Known) -> bytes:
+    noted = {str(each): [cut.as_json() for cut in cuts] for each, cuts in sorted(known.consistent.items()) if cuts}
     content: dict[str, Any] = {
         "version": VERSION,
         "tracking_id": str(tracking_id),
-        "cursors": {str(relationship): epoch for relationship, epoch in sorted(cursors.items())},
-        "tokens": {str(relationship): each for relationship, each in sorted(tokens.items())},
+        "cursors": {str(relationship): epoch for relationship, epoch in sorted(known.cursors.items())},
+        "tokens": {str(relationship): each for relationship, each in sorted(known.tokens.items())},
+        **({"consistent": noted} if noted else {}),
     }
     content["sum"] = _sum(content)
-    files.write_durably(names.cursors, json.dumps(content, indent=1).encode() + b"\n")
+    return json.dumps(content, indent=1).encode() + b"\n"
 
 
 def _sum(content: dict[str, Any]) -> int:
@@ -209,24 +256,31 @@ def _size(path: Path, files: Files) -> int:
         return 0
 
 
-def _parse(names: Names, raw: bytes, tracking_id: UUID) -> tuple[Cursors, Tokens]:
+def _parse(names: Names, raw: bytes, tracking_id: UUID) -> _Known:
     if not raw:
-        return {}, {}
+        return _Known()
     try:
         content = json.loads(raw)
         version = content["version"]
         if version == VERSION:
-            if content.get("sum", _sum(content)) != _sum(content):
-                raise ValueError("sum")
-            if UUID(content["tracking_id"]) != tracking_id:
-                return {}, {}
-            tokens = {UUID(name): [str(each) for each in listed] for name, listed in content.get("tokens", {}).items()}
-            return {UUID(name): int(epoch) for name, epoch in content["cursors"].items()}, tokens
+            return _decoded(content, tracking_id)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrackingError.at(names.cursors, 0, "cursors", wanted="a JSON record", got=repr(error)) from None
     newer = isinstance(version, int) and version > VERSION
     kind, hint = (_NewerError, "a newer blockreplica wrote it: use that one") if newer else (TrackingError, "")
     raise kind.at(names.cursors, 0, "version", wanted=VERSION, got=version, hint=hint)
+
+
+def _decoded(content: dict[str, Any], tracking_id: UUID) -> _Known:
+    if content.get("sum", _sum(content)) != _sum(content):
+        raise ValueError("sum")
+    noted = content.get("consistent", {}).items()
+    known = _Known(consistent={UUID(name): [ConsistentCut.from_json(each) for each in cuts] for name, cuts in noted})
+    if UUID(content["tracking_id"]) == tracking_id:
+        known.cursors = {UUID(name): int(epoch) for name, epoch in content["cursors"].items()}
+        given = content.get("tokens", {}).items()
+        known.tokens = {UUID(name): [str(each) for each in listed] for name, listed in given}
+    return known
 
 
 def _locked(names: Names, files: Files) -> File:
