@@ -39,7 +39,7 @@ def test_sync_in_json_has_every_field_and_they_add_up(ask: Ask, protected: Path)
     write(protected, (0, b"z" * 8192))
     result = ask("sync", "vm", "--json").json
     assert result.keys() >= {
-        "action", "reason", "point", "kind", "bytes_scanned", "bytes_dirty", "bytes_sent", "bytes_skipped",
+        "action", "reason", "point", "points", "kind", "bytes_scanned", "bytes_dirty", "bytes_sent", "bytes_skipped",
         "seconds", "warnings",
     }  # fmt: skip
     assert result["kind"] == "crash-consistent"

@@ -17,6 +17,7 @@ import blockreplica as br
 from blockreplica.errors import NoSpaceError, StorageError
 from blockreplica.progress import Progress
 from blockreplica.replication import bulk
+from blockreplica.stores import Session
 from blockreplica.tracking.qemu import fleece, machine
 
 from . import mortal
@@ -83,6 +84,26 @@ def test_a_delta_sends_only_what_the_guest_wrote(daemon: Start, tmp_path: Path) 
     nothing = same(vm, qemu)
     assert (nothing.action, nothing.bytes_dirty) == ("delta", 0)
     assert (tmp_path / "store" / "vm" / "disk0" / "disk.img").stat().st_blocks * 512 < 2 * MIB, "holes stay holes"
+
+
+def test_rule_8_a_consistent_cut_that_no_content_is_left_of_is_told_of(
+    daemon: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BLOCKREPLICA_STATE", str(tmp_path / "state"))
+    qemu = daemon("raw")
+    qemu.io("write -P 1 0 1M")
+    vm = br.protect(qemu.address(), tmp_path / "store", name="vm", pre_cut="true")
+    qemu.io("write -P 2 1M 64k")
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "_before", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            vm.sync()
+    qemu.io("write -P 3 1M 128k")
+    result = same(vm, qemu)
+    assert result.points == [result.point]
+    assert "could not be kept: QEMU's bitmaps" in result.reason
+    assert "kept" not in same(vm, qemu).reason
+    assert list((tmp_path / "state" / "consistent").iterdir()) == []
 
 
 def test_every_point_is_one_instant_of_all_disks_while_the_guest_writes(daemon: Start, tmp_path: Path) -> None:

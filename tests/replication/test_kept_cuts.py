@@ -168,6 +168,18 @@ def test_rule_8_several_consistent_cuts_get_their_points_in_order(
     assert artifacts(world.image) == [], "the cursor has passed all of them"
 
 
+def test_rule_8_cuts_of_disks_that_are_being_written_keep_their_points_too(world: Played) -> None:
+    with br.track(world.images[0]) as one, br.track(world.images[1]) as other:
+        contents = []
+        for byte in (b"1", b"2", b"3"):
+            one.pwrite(byte * 90_000, 50_000)
+            other.pwrite(byte * 5000, 20_000 * byte[0])
+            contents.append(world.contents())
+            if byte != b"3":
+                full(world)
+        assert [kind for kind, _ in world.made(*contents)] == [CONSISTENT] * 3
+
+
 def test_rule_8_the_cut_s_own_time_is_its_point_s(world: Played, monkeypatch: pytest.MonkeyPatch) -> None:
     first, cuts, cut = more(world, b"1"), [], TrackedGroup.cut
 
