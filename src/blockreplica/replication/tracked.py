@@ -15,7 +15,7 @@ from ..extents import Extent
 from ..files import File, Files
 from ..images.names import shows
 from ..manifest import Cursor
-from ..tracking import ConsistentCut, Cut, EpochRecord, ImageSource, LogMode, TrackingStatus, cut_together
+from ..tracking import ConsistentCut, Cut, CutNotes, EpochRecord, ImageSource, LogMode, TrackingStatus, cut_together
 from .decide import Decision, DiskView, decide, follows
 from .dirty import dirty_extents
 from .logs import DeltaLogs, log_damage
@@ -192,12 +192,17 @@ class TrackedGroup:
 
     def consistent_cuts(self) -> list[ConsistentCut]:
         """They stand beside the image of disk 0."""
-        return self._images[0].consistent_cuts(self._relationship) if self._relationship else []
+        notes = self._notes()
+        return notes.read() if notes else []
 
     def note_consistent(self, change: Callable[[list[ConsistentCut]], list[ConsistentCut]]) -> None:
         """All disks of a cut are one note, written in one step."""
-        if self._relationship is not None:
-            self._images[0].note_consistent(self._relationship, change)
+        notes = self._notes()
+        if notes:
+            notes.change(change)
+
+    def _notes(self) -> CutNotes | None:
+        return self._images[0].notes(self._relationship) if self._relationship else None
 
     def check(self) -> None:
         """What changes while it is read is in the next log, or the identity tells; but each must be the same file."""

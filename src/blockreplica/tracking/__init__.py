@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .consistent import ConsistentCut, NotesFile, with_cut
+from .cursors import CutNotes
 from .group import cut_together
 from .image import TrackedImage, track
 from .names import image_path
@@ -12,6 +13,7 @@ from .types import Cut, EpochRecord, Identity, LogMode, TrackingStatus, same_log
 __all__ = [
     "ConsistentCut",
     "Cut",
+    "CutNotes",
     "EpochRecord",
     "Identity",
     "ImageSource",

@@ -70,26 +70,32 @@ def read_cursors(names: Names, tracking_id: UUID, files: Files) -> Cursors:
     return _parse(names, raw, tracking_id).cursors
 
 
-def read_consistent(names: Names, tracking_id: UUID, files: Files, relationship: UUID) -> Noted:
-    """A relationship's application-consistent cuts that have no point yet, oldest first. TrackingError: damaged."""
-    try:
-        raw = files.read(names.cursors, limit=LIMIT)
-    except NotFoundError:
-        return []
-    return _parse(names, raw, tracking_id).consistent.get(relationship, [])
+@dataclass(frozen=True, slots=True)
+class CutNotes:
+    """A relationship's application-consistent cuts that have no point yet, in the file of its disk 0."""
 
+    names: Names
+    tracking_id: UUID
+    files: Files
+    relationship: UUID
 
-def change_consistent(
-    names: Names, tracking_id: UUID, files: Files, relationship: UUID, change: Callable[[Noted], Noted]
-) -> None:
-    """Change those notes durably. TrackingError for a newer version's file."""
-    with _locked(names, files) as file:
-        known = _read_locked(names, file, tracking_id)
-        before = known.consistent.get(relationship, [])
-        after = change(before)
-        if after != before:
-            known.consistent[relationship] = after
-            _write(names, tracking_id, known, files)
+    def read(self) -> Noted:
+        """Oldest first. TrackingError for a damaged file."""
+        try:
+            raw = self.files.read(self.names.cursors, limit=LIMIT)
+        except NotFoundError:
+            return []
+        return _parse(self.names, raw, self.tracking_id).consistent.get(self.relationship, [])
+
+    def change(self, change: Callable[[Noted], Noted]) -> None:
+        """Durably. TrackingError for a newer version's file."""
+        with _locked(self.names, self.files) as file:
+            known = _read_locked(self.names, file, self.tracking_id)
+            before = known.consistent.get(self.relationship, [])
+            after = change(before)
+            if after != before:
+                known.consistent[self.relationship] = after
+                _write(self.names, self.tracking_id, known, self.files)
 
 
 def change_cursors(

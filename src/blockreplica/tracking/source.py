@@ -27,9 +27,8 @@ from ..errors import (
 )
 from ..files import FILES, File, Files
 from ..hrl import Header
-from .consistent import ConsistentCut
 from .control import Control, GoneError
-from .cursors import change_consistent, change_cursors, note_sync, read_consistent
+from .cursors import CutNotes, change_cursors, note_sync
 from .names import Names, is_device
 from .native import open_tracker
 from .state import TrackingState, read_state
@@ -264,19 +263,14 @@ class ImageSource:
 
     def drop_cursor(self, relationship: UUID) -> None:
         """Forget a relationship."""
-        self.note_consistent(relationship, lambda _: [])
+        if notes := self.notes(relationship):
+            notes.change(lambda _: [])
         self._change_cursors(lambda cursors: cursors.pop(relationship, None))
 
-    def consistent_cuts(self, relationship: UUID) -> list[ConsistentCut]:
-        """The notes of a relationship whose disk 0 this is: see `cursors.read_consistent`."""
+    def notes(self, relationship: UUID) -> CutNotes | None:
+        """The notes of a relationship whose disk 0 this is; None where nothing tracks it."""
         state = self._state()
-        return read_consistent(self.names, state.tracking_id, self._files, relationship) if state else []
-
-    def note_consistent(self, relationship: UUID, change: Callable[[list[ConsistentCut]], list[ConsistentCut]]) -> None:
-        """Change them durably."""
-        state = self._state()
-        if state is not None:
-            change_consistent(self.names, state.tracking_id, self._files, relationship, change)
+        return CutNotes(self.names, state.tracking_id, self._files, relationship) if state else None
 
     def close(self) -> None:
         """Nothing is kept open."""
