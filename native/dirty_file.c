@@ -11,7 +11,7 @@
 static const uint8_t magic[8] = "brdirty";
 
 static void encode(const struct br_tracking *tracking, uint32_t slot, const uint8_t epoch_id[16],
-                   uint32_t bitmap_crc, uint8_t out[BR_DIRTY_HEADER]) {
+                   enum br_ended ended, uint32_t bitmap_crc, uint8_t out[BR_DIRTY_HEADER]) {
     const struct br_state *state = &tracking->state;
     memset(out, 0, BR_DIRTY_HEADER);
     memcpy(out, magic, sizeof magic);
@@ -25,6 +25,7 @@ static void encode(const struct br_tracking *tracking, uint32_t slot, const uint
     memcpy(out + 64, epoch_id, 16);
     br_put32(out + 80, bitmap_crc);
     memcpy(out + 84, state->chain, 16);
+    br_put32(out + 100, ended);
     br_put32(out + BR_DIRTY_HEADER - 4, br_crc32c(0, out, BR_DIRTY_HEADER - 4));
 }
 
@@ -33,7 +34,7 @@ static bool is_zero(const uint8_t *page, uint64_t length) {
 }
 
 static int write_all(struct br_file *file, const struct br_tracking *tracking, uint32_t slot,
-                     const uint8_t epoch_id[16]) {
+                     const uint8_t epoch_id[16], enum br_ended ended) {
     uint8_t header[BR_DIRTY_HEADER];
     uint64_t length = (br_tracking_granules(tracking) + 7) / 8;
     uint32_t crc = 0;
@@ -49,13 +50,13 @@ static int write_all(struct br_file *file, const struct br_tracking *tracking, u
     }
     if (error)
         return error;
-    encode(tracking, slot, epoch_id, crc, header);
+    encode(tracking, slot, epoch_id, ended, crc, header);
     error = file->ops->pwrite(file, header, sizeof header, 0);
     return error ? error : file->ops->sync(file);
 }
 
 int br_dirty_save(struct br_folder *folder, const char *name, const struct br_tracking *tracking,
-                  uint32_t slot, const uint8_t epoch_id[16]) {
+                  uint32_t slot, const uint8_t epoch_id[16], enum br_ended ended) {
     char temporary[512];
     struct br_file *file;
     if (snprintf(temporary, sizeof temporary, "%s.new", name) >= (int)sizeof temporary)
@@ -63,7 +64,7 @@ int br_dirty_save(struct br_folder *folder, const char *name, const struct br_tr
     int error = folder->ops->open(folder, temporary, BR_OPEN_WRITE | BR_OPEN_CREATE, &file);
     if (error)
         return error;
-    error = write_all(file, tracking, slot, epoch_id);
+    error = write_all(file, tracking, slot, epoch_id, ended);
     br_file_close(&file);
     if (!error)
         error = folder->ops->rename(folder, temporary, name);

@@ -103,7 +103,9 @@ static int save_bitmap(struct br_tracker *tracker, uint32_t slot) {
     br_epoch_name(tracker, epoch->number, ".dirty", name);
     if (tracker->image_failed)
         return tracker->folder->ops->unlink(tracker->folder, name);
-    int error = epoch->saved ? 0 : br_dirty_save(tracker->folder, name, &tracker->tracking, slot, epoch->id);
+    int error = epoch->saved ? 0
+                             : br_dirty_save(tracker->folder, name, &tracker->tracking, slot, epoch->id,
+                                             BR_ENDED_BY_CUT);
     epoch->saved = !error;
     return error;
 }

@@ -83,7 +83,8 @@ static int end_epoch(struct br_tracker *tracker, int slot, const struct br_recor
     if (!error && slot >= 0)
         tracker->found_dirty += tracking->marked[slot] * BR_GRANULE;
     if (!error && slot >= 0)
-        error = br_dirty_save(folder, dirty, tracking, (uint32_t)slot, id);
+        error = br_dirty_save(folder, dirty, tracking, (uint32_t)slot, id,
+                              tracker->found == BR_FOUND_POWER ? BR_ENDED_BY_POWER : BR_ENDED_BY_DEATH);
     if (error || slot < 0) /* without its bitmap the whole image is suspect, which is no error */
         error = folder->ops->unlink(folder, dirty);
     if (!error)

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from uuid import UUID
 
 from . import kernels
@@ -21,8 +22,12 @@ VERSION = 1
 HEADER_SIZE = 4096
 WINDOW = 1 << 16  # bytes of bitmap read at a time; 32 GiB of image
 _MAGIC = b"brdirty\0"
-_FIELDS = struct.Struct("<8sII16sQQQQ16sI16s")
-assert _FIELDS.size == 100
+_FIELDS = struct.Struct("<8sII16sQQQQ16sI16sI")
+assert _FIELDS.size == 104
+
+#: How an epoch ended: by a cut or in order, by the death of its tracker, or as the machine went down.
+Ended = Literal["cut", "death", "power"]
+_ENDED: tuple[Ended, ...] = ("cut", "death", "power")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ class DirtyBitmap:
     marked: int
     chain: UUID
     previous: UUID
+    ended: Ended = "cut"
 
     @classmethod
     def open(cls, path: Path, *, files: Files = FILES) -> DirtyBitmap:
@@ -85,7 +91,9 @@ def _windows(file: File, length: int) -> Iterator[tuple[int, bytes]]:
 def _decode(path: Path, raw: bytes) -> tuple[DirtyBitmap, int]:
     if len(raw) < HEADER_SIZE:
         raise TrackingError.at(path, 0, "header ends early", wanted=HEADER_SIZE, got=len(raw))
-    magic, version, granule, tracking_id, epoch, size, marked, covered, chain, crc, previous = _FIELDS.unpack_from(raw)
+    (
+        magic, version, granule, tracking_id, epoch, size, marked, covered, chain, crc, previous, ended,
+    ) = _FIELDS.unpack_from(raw)  # fmt: skip
     if magic != _MAGIC:
         raise TrackingError.at(path, 0, "magic", wanted=_MAGIC, got=magic)
     stored, computed = int.from_bytes(raw[-4:], "little"), kernels.crc32c(raw[:-4])
@@ -100,7 +108,7 @@ def _decode(path: Path, raw: bytes) -> tuple[DirtyBitmap, int]:
         )
     bitmap = DirtyBitmap(
         path, UUID(bytes_le=tracking_id), epoch, size, covered, granule, marked,
-        UUID(bytes_le=chain), UUID(bytes_le=previous),
+        UUID(bytes_le=chain), UUID(bytes_le=previous), _ENDED[ended] if ended < len(_ENDED) else "cut",
     )  # fmt: skip
     return bitmap, crc
 

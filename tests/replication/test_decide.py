@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 
+from blockreplica.bitmap import Ended
 from blockreplica.manifest import Cursor
 from blockreplica.replication.decide import Decision, DiskView, Need, combined, decide
 from blockreplica.tracking import Cut, EpochRecord
@@ -28,6 +29,11 @@ def told(previous: UUID, *epochs: int) -> tuple[EpochRecord, ...]:
     """Records of epochs that tell their chain, which begins behind `previous`; epoch 7 has the cut's."""
     chains = [previous, *(CHAIN if epoch == 7 else UUID(int=100 + epoch) for epoch in epochs)]
     return tuple(EpochRecord(epoch, LOG, DIRTY, chains[at + 1], chains[at]) for at, epoch in enumerate(epochs))
+
+
+def ended(how: Ended, log: Path | None = None) -> tuple[EpochRecord, ...]:
+    """The last epoch ended so."""
+    return (EpochRecord(6, LOG, DIRTY), EpochRecord(7, log, DIRTY, ended=how))
 
 
 SAME_EPOCH = Cursor(tracking_id=str(TRACKING), epoch=7, chain=str(CHAIN))
@@ -62,6 +68,21 @@ TABLE = [
         replace(VIEW, records=NOTHING_LEFT, was_changed=True), Need.WHOLE, "changed while nothing tracked it",
     ),
     ("a log is bad, bitmaps are there", replace(VIEW, damage="bad log", dirty_bytes=5 << 20), Need.PARTIAL, BAD),
+    (
+        "the machine went down",
+        replace(VIEW, records=ended("power"), damage="no log", dirty_bytes=5 << 20, transit=True),
+        Need.PARTIAL, "the machine went down while vm.img was tracked: 5 MiB of the disk are compared",
+    ),
+    (
+        "the tracker died, and so did its log",
+        replace(VIEW, records=ended("death"), damage="no log", dirty_bytes=5 << 20),
+        Need.PARTIAL, "the tracker of vm.img died, and its log could not be finished: 5 MiB of the disk",
+    ),
+    (
+        "the tracker died where there is no log anyway",
+        replace(VIEW, records=ended("death"), damage="no log", transit=True), Need.PARTIAL, "in transit only",
+    ),
+    ("the tracker died, its log was finished", replace(VIEW, records=ended("death", LOG)), Need.DELTA, "epochs 6 to 7"),
     ("a log is bad, a bitmap is missing", replace(VIEW, records=NO_BITMAP, damage="bad log"), Need.WHOLE, "bad log"),
     ("a bitmap is missing, the logs are good", replace(VIEW, records=NO_BITMAP), Need.DELTA, "epochs 6 to 7"),
     ("logs over half of the disk", replace(VIEW, log_bytes=SIZE // 2 + 1), Need.WHOLE, "more than 50% of the disk"),

@@ -74,13 +74,8 @@ def decide(view: DiskView) -> Decision:
             missing = f"has no record of epoch {record.epoch}"
             why = "was changed while nothing tracked it" if view.was_changed else missing
             return Decision(Need.WHOLE, f"{view.name} {why}")
-    if view.damage and view.transit and all(record.dirty for record in view.records):
-        return Decision(Need.PARTIAL, f"{view.name} is dirty; its log is kept in transit only", usual=True)
     if view.damage:
-        whole = any(record.dirty is None for record in view.records)
-        if whole:
-            return Decision(Need.WHOLE, view.damage)
-        return Decision(Need.PARTIAL, f"{view.damage}: {format_size(view.dirty_bytes)} of the disk are compared")
+        return _without_logs(view)
     if view.log_bytes > LOG_SHARE * view.size:
         return Decision(Need.WHOLE, f"the logs of {view.name} hold more than {LOG_SHARE:.0%} of the disk")
     if not view.records:
@@ -155,6 +150,21 @@ def combined(decisions: Sequence[Decision]) -> tuple[str, str]:
     if worst == Need.WHOLE and all(not one.tracked for one in decisions if one.need == Need.WHOLE):
         return "scan", reason
     return {Need.DELTA: "delta", Need.PARTIAL: "partial-resync", Need.WHOLE: "resync"}[worst], reason
+
+
+def _without_logs(view: DiskView) -> Decision:
+    """What the bitmaps name is compared, if they are all there."""
+    if any(record.dirty is None for record in view.records):
+        return Decision(Need.WHOLE, view.damage)
+    lost = {record.ended for record in view.records if record.log is None}
+    why = view.damage
+    if "power" in lost:
+        why = f"the machine went down while {view.name} was tracked"
+    elif view.transit:
+        return Decision(Need.PARTIAL, f"{view.name} is dirty; its log is kept in transit only", usual=True)
+    elif "death" in lost:
+        why = f"the tracker of {view.name} died, and its log could not be finished"
+    return Decision(Need.PARTIAL, f"{why}: {format_size(view.dirty_bytes)} of the disk are compared")
 
 
 def _epochs(records: Sequence[EpochRecord]) -> str:

@@ -351,7 +351,8 @@ class ImageSource:
                 log = None
             elif bitmap is None:
                 chain, previous = header.unique_id, header.previous_id
-        return EpochRecord(epoch, log, bitmap.path if bitmap else None, chain, previous)
+        return EpochRecord(epoch, log, bitmap.path if bitmap else None, chain, previous,
+                           bitmap.ended if bitmap else "cut")  # fmt: skip
 
     def _bitmap(self, epoch: int, tracking_id: UUID) -> DirtyBitmap | None:
         try:

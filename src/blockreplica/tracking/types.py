@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
 
+from ..bitmap import Ended
+
 #: Whether an image has a change log always, or only while a sync is under way.
 LogMode = Literal["always", "transit"]
 
@@ -55,7 +57,8 @@ def same_log(chain: UUID, log_id: UUID) -> bool:
 class EpochRecord:
     """What is left of an ended epoch: its log, its dirty bitmap. Both None: the whole image may have changed.
 
-    `chain` is the epoch's UUID and `previous` that of the epoch before it, as far as either file still tells.
+    `chain` is the epoch's UUID and `previous` that of the epoch before it, as far as either file still tells, and
+    `ended` how it ended, as far as its bitmap does.
     """
 
     epoch: int
@@ -63,6 +66,7 @@ class EpochRecord:
     dirty: Path | None
     chain: UUID | None = None
     previous: UUID | None = None
+    ended: Ended = "cut"
 
 
 @dataclass(frozen=True, slots=True)
