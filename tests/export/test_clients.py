@@ -45,27 +45,46 @@ def test_fio_reads_back_what_it_wrote_and_the_log_has_it(image: Path, serve: Ser
     assert content_by_logs(image, SIZE, 1) == image.read_bytes()
 
 
-def test_overlapping_writes_from_several_connections_land_alike_in_image_and_log(image: Path, serve: Serve) -> None:
-    """Rule 1: several connections write, zero and trim the same MiB at once; the log replayed is the image."""
-    served = serve(image, log_limit=1 << 30)
-    jobs = ["--rw=randwrite", "--bsrange=512-16k", "--iodepth=16", "--offset=0", "--norandommap", "--number_ios=6000"]
+def write_over_one_another(image: Path, serve: Serve, *, ios: int, rounds: int) -> None:
+    """Rule 1: four connections write one MiB at once, while others zero and trim it; each round ends with a cut. The
+    logs replayed are the image."""
+    served = serve(image, log_limit=4 << 30)
+    jobs = ["--rw=randwrite", "--bsrange=512-8k", "--iodepth=16", "--norandommap", f"--number_ios={ios}"]
+    done = threading.Event()
 
     def zeros() -> None:
-        for _ in range(6):
+        while not done.is_set():
             qemu_io(
                 served.uri, *(f"{what} {at * 8 * 1024} 12k" for at in range(60) for what in ("write -z", "discard"))
             )
 
-    other = threading.Thread(target=zeros)
-    other.start()
-    fio(served.uri, "--name=overlap", *jobs, jobs=4, size="1M")
-    other.join()
-    cut = ImageSource.open(image).cut()
-    assert cut is not None
-    assert cut.epoch == 1
-    fio(served.uri, "--name=again", *jobs, jobs=2, size="1M")
+    others = [threading.Thread(target=zeros) for _ in range(2)]
+    for each in others:
+        each.start()
+    try:
+        for number in range(rounds):
+            fio(served.uri, "--name=overlap", *jobs, f"--io_size={ios * 8}k", jobs=4, size="1M")
+            cut = ImageSource.open(image).cut()
+            assert cut is not None
+            assert cut.epoch == number + 1
+    finally:
+        done.set()
+        for each in others:
+            each.join()
+    status = served.status()
+    assert (status.state, status.writes > rounds * 4 * ios) == ("tracking", True)
     served.close()
-    assert content_by_logs(image, SIZE, 2) == image.read_bytes()
+    epochs = rounds + (status.dirty_bytes > 0)
+    assert content_by_logs(image, SIZE, epochs) == image.read_bytes()
+
+
+def test_overlapping_writes_from_several_connections_land_alike_in_image_and_log(image: Path, serve: Serve) -> None:
+    write_over_one_another(image, serve, ios=4000, rounds=2)
+
+
+@pytest.mark.campaign
+def test_hundreds_of_thousands_of_overlapping_writes_land_alike_in_image_and_log(image: Path, serve: Serve) -> None:
+    write_over_one_another(image, serve, ios=25000, rounds=4)
 
 
 def test_an_export_has_the_abilities_that_it_should(image: Path, serve: Serve) -> None:
