@@ -115,6 +115,7 @@ def test_points_that_the_rot_has_reached_are_refused_and_those_it_has_not_are_se
     write(world.image, (at, b"new" * 4000))
     world.sync()
     flip(world.disk() / "disk.img", at + 5)
+    write(world.image, (at, b"and now nobody has it" * 500))
     world.vm.resync(deep=True)
     assert world.recovered("1.1") == world.models["1.1"][0], "its before-image was saved before the rot"
     assert {tuple(damage.points) for damage in world.vm.verify().damage} == {("1.2",)}

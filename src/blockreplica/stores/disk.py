@@ -129,7 +129,8 @@ class DiskWriter:
 
         What stays of a touched block must be what its checksum says, or a damaged block would get a checksum that
         calls it right: DamageError, unless the caller has `proved` that the blocks are right afterwards, or is going
-        to (`doubted`): then older points keep the checksum that such a block does not have.
+        to (`doubted`): then older points keep the checksum that such a block does not have, unless the block gets the
+        content that has it: that is theirs too.
         """
         changed = 0
         for batch in batches(split_long(rows, self._block_size), self._block_size, whole=self._again):
@@ -138,7 +139,7 @@ class DiskWriter:
             plan = self._plan(batch, data, blocks)
             self._check(blocks, plan, proved=proved, doubted=doubted)
             if len(plan.granules):
-                self._save_before(plan.granules, plan.old, plan.blocks, plan.old_zero)
+                self._save_old(plan)
                 self.churn.add(plan.new)
                 self._stages.add(plan)
                 changed += plan.changed_bytes
@@ -338,6 +339,15 @@ class DiskWriter:
         if self._history:
             entries = self.table.entries(blocks)
             self._open_undo().save(granules, old, zero, blocks, entries, self.truth.known(blocks))
+
+    def _save_old(self, plan: Blend) -> None:
+        """Keep what a plan overwrites; not of a damaged block that becomes what its checksum says: older points want
+        that, not the rot."""
+        healed, old = ~self.truth.wrong(plan.blocks, plan.entries), plan.old
+        kept = ~np.isin(plan.granules // (self._block_size // GRANULE), plan.blocks[healed])
+        if healed.any():
+            old = picked(old, kept)
+        self._save_before(plan.granules[kept], old, plan.blocks[~healed], plan.old_zero[kept])
 
     def _save_entries(self, blocks: Array) -> None:
         """Save checksums alone."""
