@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from contextlib import closing
 from functools import partial
@@ -58,7 +59,7 @@ def test_once_closed_no_step_is_being_taken() -> None:
     threading.Timer(0.05, free.set).start()
     results.close()
     assert not running.is_set()
-    assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "aside"]
 
 
 def test_nothing_to_do_gives_nothing() -> None:
@@ -78,3 +79,32 @@ def test_work_aside_is_done_once_it_was_waited_for_and_its_failure_is_told() -> 
     for _ in range(2):
         with pytest.raises(ValueError, match="aside"):
             aside.wait()
+
+
+class AlarmError(Exception):
+    pass
+
+
+def test_work_aside_is_waited_for_to_its_end_though_a_signal_interrupted_an_earlier_wait() -> None:
+    """Ctrl-C while a stage lands: its files must not be closed under it."""
+    go, done = threading.Event(), list[int]()
+
+    def work() -> None:
+        go.wait()
+        done.append(1)
+
+    def ring(*_: object) -> None:
+        raise AlarmError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        aside = Aside(work)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(AlarmError):
+            aside.wait()
+        threading.Timer(0.05, go.set).start()
+        aside.end()
+        assert done == [1]
+    finally:
+        go.set()
+        signal.signal(signal.SIGALRM, before)

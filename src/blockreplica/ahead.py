@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
 from queue import SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -20,17 +20,19 @@ class Aside:
 
     def __init__(self, work: Callable[[], None]) -> None:
         self._error: BaseException | None = None
+        self._done = Event()
         self._thread = Thread(target=self._run, args=(work,), name="aside", daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
         """Until it is done; raises what it raised."""
-        self._thread.join()
+        self._done.wait()
         if self._error is not None:
             raise self._error
 
     def end(self) -> None:
-        """Until it is done, however it ends."""
+        """Until it is done, however it ends. Ctrl-C meanwhile is raised only then."""
+        _outlast(self._done)
         self._thread.join()
 
     def _run(self, work: Callable[[], None]) -> None:
@@ -38,6 +40,8 @@ class Aside:
             work()
         except BaseException as error:  # whatever it is, it belongs to the one who waits
             self._error = error
+        finally:
+            self._done.set()
 
 
 def ahead(steps: Iterable[Callable[[], T]]) -> Generator[T]:
@@ -48,8 +52,7 @@ def ahead(steps: Iterable[Callable[[], T]]) -> Generator[T]:
     """
     asked: SimpleQueue[Callable[[], T] | None] = SimpleQueue()
     done: SimpleQueue[tuple[list[T], BaseException | None]] = SimpleQueue()
-    worker = Thread(target=_work, args=(asked, done), name="ahead", daemon=True)
-    worker.start()
+    worker = Aside(lambda: _work(asked, done))
     try:
         waiting = 0
         for step in steps:
@@ -62,7 +65,7 @@ def ahead(steps: Iterable[Callable[[], T]]) -> Generator[T]:
             yield _result(done)
     finally:
         asked.put(None)
-        worker.join()
+        worker.end()
 
 
 def _work(asked: SimpleQueue[Callable[[], T] | None], done: SimpleQueue[tuple[list[T], BaseException | None]]) -> None:
@@ -72,6 +75,18 @@ def _work(asked: SimpleQueue[Callable[[], T] | None], done: SimpleQueue[tuple[li
         except BaseException as error:  # whatever it is, it belongs to the one who asked
             done.put(([], error))
             return
+
+
+def _outlast(done: Event) -> None:
+    """Not by `Thread.join`: once a signal has interrupted one, Python 3.11 takes the thread for ended."""
+    interrupt: BaseException | None = None
+    while not done.is_set():
+        try:
+            done.wait()
+        except BaseException as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 def _result(done: SimpleQueue[tuple[list[T], BaseException | None]]) -> T:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from blockreplica import kernels
@@ -96,7 +97,7 @@ class Deferred(Aside):
 
     def __init__(self, work: Callable[[], None], *, late: bool) -> None:
         self._work: Callable[[], None] | None = work
-        self._error = None
+        self._error, self._done = None, Event()
         if not late:
             self.end()
 

@@ -305,3 +305,20 @@ def test_read_gives_any_part_of_a_point_and_nothing_beyond_it(world: World) -> N
     for offset, length in ((-1, 2), (0, SIZE + 1), (SIZE, 1), (1, -1)):
         with pytest.raises(UsageError):
             world.vm.replica.read("1.2", offset, length)
+
+
+def test_nobody_begins_to_write_a_file_that_is_being_replaced(world: World, tmp_path: Path) -> None:
+    """He would go on with a file that has no name any more."""
+    target, refused = tmp_path / "old.img", list[str]()
+    target.write_bytes(b"old" * 4000)
+
+    class Opening(Progress):
+        def advance(self, count: int) -> None:
+            try:
+                track(target).close()
+            except BusyError as error:
+                refused.append(str(error))
+
+    world.vm.replica.recover(None, target, force=True, progress=Opening())
+    assert refused
+    assert target.read_bytes() == world.image.read_bytes()

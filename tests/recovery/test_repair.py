@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from blockreplica import Scope, track
-from blockreplica.errors import BlockReplicaError, RefusedError
+from blockreplica.errors import BlockReplicaError, RefusedError, StorageError
+from blockreplica.files import File
 from blockreplica.recovery.verify import Pace
 from replication.world import BLOCK, World, flip, write
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 
 @pytest.fixture
@@ -160,3 +165,45 @@ def test_a_deep_resync_over_rot_gives_older_points_back_what_they_had(tmp_path: 
     assert world.vm.verify().damage == []
     assert damaged_points(world) == []
     world.check()
+
+
+def test_invariant_12_what_a_failed_fsync_was_to_make_right_is_made_right_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads right from memory for as long as that lasts; what is read after the failure is what the disk has."""
+    world = World.make(tmp_path, sizes=(60 * BLOCK + 777,))
+    write(world.image, (0, random.Random(8).randbytes(60 * BLOCK)))
+    world.protect()
+    disk, rot = world.disk() / "disk.img", bytes(BLOCK)
+    whole = disk.read_bytes()
+    with disk.open("r+b") as file:
+        file.seek(20 * BLOCK)
+        file.write(rot)
+    sync, forget, write_extents, written = File.sync, File.forget_cache, File.write_extents, set[int]()
+
+    def fails(self: File) -> None:
+        if self.path == disk:
+            raise StorageError(f"{disk}: fsync: input/output error")
+        sync(self)
+
+    def forgets(self: File) -> None:
+        forget(self)
+        if self.path == disk:  # what the disk never got
+            self.pwrite(rot, 20 * BLOCK)
+
+    def notes(self: File, extents: Buffer, buffer: Buffer) -> None:
+        if self.path == disk:
+            written.update(offset // BLOCK for offset in memoryview(extents).cast("B").cast("Q")[::3])
+        write_extents(self, extents, buffer)
+
+    monkeypatch.setattr(File, "sync", fails)
+    with pytest.raises(StorageError, match="input/output"):
+        world.vm.resync(deep=True)
+    assert disk.read_bytes() == whole, "memory has it"
+    monkeypatch.setattr(File, "sync", sync)
+    monkeypatch.setattr(File, "forget_cache", forgets)
+    monkeypatch.setattr(File, "write_extents", notes)
+    world.note(world.vm.resync(deep=True))
+    assert written == {20}, "only what is written again is on the disk"
+    assert disk.read_bytes() == whole
+    assert world.vm.verify().damage == []

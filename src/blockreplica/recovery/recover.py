@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,23 +62,23 @@ def recover(
         raise UsageError("a part of a disk, an image in place, another format: wanted one of them at most")
     point = replica.find(point_id)
     _require_place(replica, to, force=force, in_place=in_place)
-    if force and to.exists():
-        with files.open(to) as replaced:
-            _require_nobody_writes(replaced)
-    if image_format != "raw":
-        if unchecked:
-            raise UsageError(f"a recovery to {image_format} is always checked")
-        convert(replica, point.id, disk, image_format, to, to.with_name(to.name + PARTIAL), progress, files)
+    with ExitStack() as held:
+        if force and not in_place and to.exists():  # held until it is replaced: nobody may begin to write it
+            _require_nobody_writes(held.enter_context(files.open(to)))
+        if image_format != "raw":
+            if unchecked:
+                raise UsageError(f"a recovery to {image_format} is always checked")
+            convert(replica, point.id, disk, image_format, to, to.with_name(to.name + PARTIAL), progress, files)
+            return point.id
+        with replica.reader(point, disk) as reader:
+            job = _Job(reader, unchecked, progress)
+            progress.start(f"recovering {point.id}", part.length if part else reader.size)
+            if in_place:
+                with files.open(to, write=True) as target:
+                    _in_place(job, target)
+            else:
+                _beside(job, to, part, files)
         return point.id
-    with replica.reader(point, disk) as reader:
-        job = _Job(reader, unchecked, progress)
-        progress.start(f"recovering {point.id}", part.length if part else reader.size)
-        if in_place:
-            with files.open(to, write=True) as target:
-                _in_place(job, target)
-        else:
-            _beside(job, to, part, files)
-    return point.id
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,6 +109,8 @@ class DiskWriter:
         byte `unsettled` on: it stays as it is.
         """
         self._again = resumed and not self._history
+        if resumed:  # an fsync may have failed: from here on what is read is what the disk has
+            self.image.forget_cache()
         if self._history:
             self.truth.require_whole()
         if not self._history or not self._files.exists(self._layout.undo_index(self._epoch)):
@@ -275,11 +278,12 @@ class DiskWriter:
 
     def close(self) -> None:
         """Let go of the files; what was staged and not flushed is dropped."""
-        self._stages.end()
-        if self._undo is not None:
-            self._undo.close()
-        self.image.close()
-        self._table_file.close()
+        with ExitStack() as stack:
+            stack.callback(self._table_file.close)
+            stack.callback(self.image.close)
+            if self._undo is not None:
+                stack.callback(self._undo.close)
+            self._stages.end()
 
     def _plan(self, rows: Array, data: memoryview, blocks: Array) -> Blend:
         size, end = self.image.size(), (int(blocks[-1]) + 1) * self._block_size

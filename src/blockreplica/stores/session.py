@@ -9,6 +9,7 @@ session that ends without `commit` leaves its undo log: readers read through it,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import msgspec
 
@@ -117,8 +118,9 @@ class Session:
 
     def close(self) -> None:
         """Let go of the disks. Without a commit before, the movement stays pending."""
-        for disk in self.disks:
-            disk.close()
+        with ExitStack() as stack:
+            for disk in self.disks:
+                stack.callback(disk.close)
         self.disks = []
 
     def _before(self) -> list[PointRecord]:
