@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -116,6 +117,41 @@ def test_a_resize_between_exports_is_noticed(tmp_path: Path, serve: Serve) -> No
         qemu_io(served.uri, "write -P 6 38M 64k")
         assert vm.sync().action == "delta"
     same(vm, image, tmp_path)
+
+
+def data_of(path: Path) -> list[tuple[int, int]]:
+    """Where a file has data; the rest are holes."""
+    found, at, size = list[tuple[int, int]](), 0, path.stat().st_size
+    with path.open("rb") as file, contextlib.suppress(OSError):
+        while at < size:
+            start = os.lseek(file.fileno(), at, os.SEEK_DATA)
+            at = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+            found.append((start, at))
+    return found
+
+
+def test_a_container_that_is_written_again_keeps_its_size_its_holes_and_every_byte(
+    tmp_path: Path, serve: Serve
+) -> None:
+    """Rule 2, where most of the container is a hole: what is written again must not fill the disk (rule 3)."""
+    image = tmp_path / "vm.qcow2"
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", image, "40M")
+    served = serve(image)
+    [daemon] = daemons(image)
+    with injected(daemon, "fdatasync:error=EIO"):
+        run("qemu-io", "-f", "raw", "-c", "write -P 7 1M 64k", "-c", "write -P 0 20M 64k", "-c", "flush", served.uri,
+            wanted=1)  # fmt: skip
+    with pytest.raises(StorageError):
+        served.close()
+    nothing_left(image)
+    info, content, data = image.stat(), image.read_bytes(), data_of(image)
+    assert len(data) > 3, "nothing to keep"
+    with serve(image) as again:
+        assert image.stat().st_mtime_ns > info.st_mtime_ns, "nothing was written again"
+        assert data_of(image) == data
+        assert (image.stat().st_size, image.stat().st_blocks) == (info.st_size, info.st_blocks)
+        assert image.read_bytes() == content
+        assert again.status().state == "tracking"
 
 
 @BOTH
