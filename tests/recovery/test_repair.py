@@ -176,9 +176,7 @@ def test_invariant_12_what_a_failed_fsync_was_to_make_right_is_made_right_again(
     world.protect()
     disk, rot = world.disk() / "disk.img", bytes(BLOCK)
     whole = disk.read_bytes()
-    with disk.open("r+b") as file:
-        file.seek(20 * BLOCK)
-        file.write(rot)
+    disk.write_bytes(whole[: 20 * BLOCK] + rot + whole[21 * BLOCK :])
     sync, forget, write_extents, written = File.sync, File.forget_cache, File.write_extents, set[int]()
 
     def fails(self: File) -> None:
