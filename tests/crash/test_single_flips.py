@@ -1,6 +1,6 @@
 """One bit flipped, anywhere in a store: a point is read right, or not at all, and verify finds it.
 
-With BLOCKREPLICA_FLIPS=0 every bit of every file, in half an hour of one core. Bits that have nothing to do with one
+With BLOCKREPLICA_FLIPS=0 every bit of every file, in about an hour of one core. Bits that have nothing to do with one
 another are flipped at once and looked for one by one: a block of `disk.img`, and an undo log, each have one of theirs.
 Points are read block by block, so that what is refused because of one flip hides
 nothing of another: by the reader in C that serves points after every flip, by the one in Python and by recovering the
