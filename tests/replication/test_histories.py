@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -137,12 +138,9 @@ def put_back(folder: Path, files: dict[int, tuple[str, bytes]]) -> None:
         place.rename(folder / name)
 
 
-@pytest.mark.parametrize("again", [False, True])
-def test_a_host_put_back_with_all_of_its_memory_is_compared(tmp_path: Path, image: Path, again: bool) -> None:
-    """The tracker goes on in the same epoch, of the same UUID, with other changes: numbers and chains fit."""
-    relationship = br.protect(image, tmp_path / "store", name="vm")
-    wrote(image, b"first", 0)
-    relationship.sync()
+@contextmanager
+def in_two_histories(image: Path) -> Iterator[None]:
+    """What the block does, it does in a history that the host, put back with its memory, then knows nothing of."""
     tracker = kernels.Tracker(image.parent, image.name)
     tracker.pwrite(b"both histories", 1 << 20)
 
@@ -154,10 +152,20 @@ def test_a_host_put_back_with_all_of_its_memory_is_compared(tmp_path: Path, imag
         before = snapshot(image.parent)
         tracker.pwrite(b"old history", 3 << 20)
         tracker.listen(image.parent, image.name)
-        assert relationship.sync().action == "delta"
+        yield
         tracker.drop()
         put_back(image.parent, before)
         frozen.go_on()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_host_put_back_with_all_of_its_memory_is_compared(tmp_path: Path, image: Path, again: bool) -> None:
+    """The tracker goes on in the same epoch, of the same UUID, with other changes: numbers and chains fit."""
+    relationship = br.protect(image, tmp_path / "store", name="vm")
+    wrote(image, b"first", 0)
+    relationship.sync()
+    with in_two_histories(image):
+        assert relationship.sync().action == "delta"
     if again:
         wrote(image, b"and another epoch", 6 << 20)
     result = relationship.sync()
@@ -176,24 +184,10 @@ def test_a_delta_that_was_cut_off_in_a_history_put_back_with_all_memory_is_not_g
     relationship = br.protect(image, tmp_path / "store", name="vm")
     wrote(image, b"first", 0)
     relationship.sync()
-    tracker = kernels.Tracker(image.parent, image.name)
-    tracker.pwrite(b"both histories", 1 << 20)
-
-    def other_history() -> None:
-        tracker.pwrite(b"new history", 5 << 20)
-        tracker.close()
-
-    with Frozen(other_history) as frozen:
-        before = snapshot(image.parent)
-        tracker.pwrite(b"old history", 3 << 20)
-        tracker.listen(image.parent, image.name)
-        with monkeypatch.context() as patch:
-            patch.setattr(Session, "_before", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
-            with pytest.raises(KeyboardInterrupt):
-                relationship.sync()
-        tracker.drop()
-        put_back(image.parent, before)
-        frozen.go_on()
+    with in_two_histories(image), monkeypatch.context() as patch:
+        patch.setattr(Session, "_before", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            relationship.sync()
     result = relationship.sync()
     assert "not in its history" in result.reason
     assert recovered(relationship, tmp_path / "out") == image.read_bytes()
