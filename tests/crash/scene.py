@@ -22,12 +22,18 @@ class Scene:
     """A tracked image with three points, keep 10, and what each point holds."""
 
     def __init__(
-        self, folder: Path, capsys: pytest.CaptureFixture[str], *, tracked: bool = True, store: Path | None = None
+        self,
+        folder: Path,
+        capsys: pytest.CaptureFixture[str],
+        *,
+        tracked: bool = True,
+        store: Path | None = None,
+        data: int = SIZE // 2,
     ) -> None:
         self.folder, self._capsys, self.rng = folder, capsys, random.Random(3)
         self.image, self.store, self.tracked = folder / "vm.img", store or folder / "store", tracked
         self.models: dict[str, bytes] = {}
-        self.image.write_bytes(self.rng.randbytes(SIZE // 2) + bytes(SIZE - SIZE // 2))
+        self.image.write_bytes(self.rng.randbytes(data) + bytes(SIZE - data))
         self.write()
         self.cli("protect", self.image, "--to", self.store, "--name", "vm", "--block-size", BLOCK, "--keep", 60)
         self.remember()

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 import blockreplica as br
 from blockreplica.cli.main import cli
 from blockreplica.errors import UsageError
+from blockreplica.tracking.control import Control
 
 from .world import write
 
@@ -84,6 +85,20 @@ def test_a_tracker_that_was_told_is_not_told_otherwise_by_a_relationship_that_sa
     for _ in range(2):
         machine_ran(image)
         assert vm.sync().action == "delta"
+
+
+def test_a_tracker_of_an_older_version_that_does_not_know_the_word_is_warned_of_and_synced(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vm = br.protect(image, tmp_path / "store", name="vm")
+    br.set_ctime("vm", ignore=True)
+    monkeypatch.setattr(Control, "ignore_ctime", lambda control, **_: control._ask("a-word-of-later"))
+    with br.track(image) as tracked:
+        tracked.pwrite(b"more", 0)
+        done = br.relationship("vm").sync()
+    assert done.action == "delta"
+    assert ["older version" in warning for warning in done.warnings] == [True]
+    assert recovered(image, vm)
 
 
 def test_disks_of_a_running_qemu_have_no_ctime_to_ignore(tmp_path: Path) -> None:

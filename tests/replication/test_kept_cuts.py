@@ -15,6 +15,7 @@ import pytest
 
 import blockreplica as br
 from blockreplica.errors import BlockReplicaError, NoSpaceError
+from blockreplica.progress import Progress
 from blockreplica.protection import Relationship
 from blockreplica.replication import HookSettings, TrackedGroup
 from blockreplica.replication.kept import KeptCuts
@@ -309,6 +310,29 @@ def test_rule_8_where_logs_are_kept_in_transit_only_the_reason_tells(tmp_path: P
             world.vm.sync()
     [(_, reason)] = world.made(more(world, b"2"))
     assert "could not be kept" in reason
+
+
+class Notes(Progress):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.told.append(text)
+
+
+def test_rule_8_a_cut_that_cant_be_noted_is_told_of_and_gets_its_point_all_the_same(
+    world: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object) -> None:
+        raise NoSpaceError("no room for a note")
+
+    monkeypatch.setattr(TrackedGroup, "note_consistent", no_room)
+    more(world, b"n")
+    notes = Notes()
+    assert world.vm.sync(progress=notes).kind == CONSISTENT
+    assert [text for text in notes.told if "is lost: no room for a note" in text]
 
 
 def test_rule_8_a_cut_without_hooks_stays_part_of_the_backlog(world: Played) -> None:

@@ -6,6 +6,7 @@ The commands' modules are loaded when they are asked for, and none of them loads
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,7 @@ COMMANDS = {
 }
 
 INTERRUPTED = 130
+GARBAGE = 50_000  # objects that may become garbage before Python looks: loading modules makes many, and keeps them
 
 
 class LazyGroup(click.Group):
@@ -157,6 +159,7 @@ def run(arguments: Sequence[str]) -> int:
 def main() -> None:
     """What the installed program `blockreplica` calls."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's linear algebra, unused here, starts threads otherwise
+    gc.set_threshold(GARBAGE)
     leave(run(sys.argv[1:]))
 
 

@@ -37,15 +37,19 @@ class KeptCuts:
             return list(self._waiting)
         return [cut for cut in self._waiting if not cut.is_state_of(mine)]
 
-    def note(self, cuts: Sequence[Cut | None], by: str) -> None:
-        """A cut was made that the guest was at rest for. What is not tracked on every disk is not kept by anything."""
+    def note(self, cuts: Sequence[Cut | None], by: str) -> str:
+        """A cut was made that the guest was at rest for. What is not tracked on every disk is not kept by anything.
+        Returns why it could not be noted, if so."""
         known = [replace(cut, token="") for cut in cuts if cut is not None]
         if len(known) < len(cuts):
-            return
+            return ""
         mine = ConsistentCut(tuple(known), by)
-        with suppress(BlockReplicaError):
+        try:
             self._group.note_consistent(lambda noted: with_cut(noted, mine))
-            self._noted.append(mine)
+        except BlockReplicaError as error:
+            return str(error)
+        self._noted.append(mine)
+        return ""
 
     def give_up(self, cuts: Sequence[ConsistentCut], why: str) -> None:
         """There will be no point of `cuts`."""

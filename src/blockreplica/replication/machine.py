@@ -149,9 +149,10 @@ class MachineGroup:
         self._machine, self._notes = machine, notes
         self.sources = [MachineDisk(machine, index) for index in range(len(machine.disks))]
 
-    def prepare(self, known: Sequence[Sequence[Cursor]]) -> None:
+    def prepare(self, known: Sequence[Sequence[Cursor]]) -> list[str]:
         """Scratch images, and what a dead sync left."""
         self._machine.prepare([{cursor.chain for cursor in cursors} for cursors in known])
+        return []
 
     def one_cut(self) -> bool:
         """What is frozen needs no second."""

@@ -70,10 +70,9 @@ class Moving:
         self.progress, self.files, self.clock, self._now = progress, files, clock, now
         self.tally = Tally()
         self.id = UUID(replica.record.relationship)
-        self.warnings: list[str] = []
         self.last, self.lost = _newest(replica)
         cursors = [disk.cursor for disk in self.last.disks] if self.last else [None] * len(group.sources)
-        group.prepare([self._known(index, cursor) for index, cursor in enumerate(cursors)])
+        self.warnings = group.prepare([self._known(index, cursor) for index, cursor in enumerate(cursors)])
         self.kept = KeptCuts(group, self.last)
         self.rest = _rest(settings.hooks)
         # Hooks stand around the cut that becomes the point: what is copied or compared live needs a second one.
@@ -85,7 +84,9 @@ class Moving:
         """Make the cut that is to become the point. One that the guest was at rest for is noted before it travels."""
         cuts: list[Cut | None] = self.rest.around(self.group.cut)
         if self.rest.kind == CONSISTENT:
-            self.kept.note(cuts, self.settings.hooks.by)
+            unnoted = self.kept.note(cuts, self.settings.hooks.by)
+            if unnoted:
+                self.progress.note(f"if this sync is interrupted, its application-consistent cut is lost: {unnoted}")
         return cuts
 
     def decisions(self) -> list[Decision]:

@@ -92,10 +92,10 @@ class Group(Protocol):
     def frozen(self) -> bool:
         """Whether content that is read after a cut is what it was at the cut, so that no second cut is needed."""
 
-    def prepare(self, known: Sequence[Sequence[Cursor]]) -> None:
+    def prepare(self, known: Sequence[Sequence[Cursor]]) -> list[str]:
         """All that may take its time before a cut, so that whoever is frozen for it is not for long.
 
-        `known`: for each disk, where the replica stands, and where its interrupted movement began.
+        `known`: for each disk, where the replica stands, and where its interrupted movement began. Returns warnings.
         """
 
     def one_cut(self) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from ..errors import BlockReplicaError, BusyError, LogError
+from ..errors import BlockReplicaError, BusyError, LogError, UsageError
 from ..extents import Extent
 from ..files import File, Files
 from ..images.names import shows
@@ -166,19 +166,32 @@ class TrackedGroup:
         self._relationship, self._token, self._ignore_ctime = relationship, "", ignore_ctime
         self.sources = [TrackedDisk(image, content, files, log) for image, content in images]
 
-    def prepare(self, known: Sequence[Sequence[Cursor]]) -> None:
+    def prepare(self, known: Sequence[Sequence[Cursor]]) -> list[str]:
         """Give the sync a token, durably; whatever of `known` has one that was never given out is of a lost future."""
-        for image in self._images:
-            if self._ignore_ctime is not None:
-                image.ignore_ctime(ignore=self._ignore_ctime)
+        warnings = self._tell_ctime()
         if self._relationship is None:
-            return
+            return warnings
         token = uuid4().hex
         for source, cursors in zip(self.sources, known, strict=True):
             with suppress(BlockReplicaError):  # a token that could not be noted makes the next sync compare
                 given = {cursor.token for cursor in cursors}
                 source.foreign = source.base.note_sync(self._relationship, given, token)
         self._token = token
+        return warnings
+
+    def _tell_ctime(self) -> list[str]:
+        """Tell the images' trackers what a ctime means; of those that don't know the word, a warning each."""
+        warnings = []
+        for image in self._images:
+            try:
+                if self._ignore_ctime is not None:
+                    image.ignore_ctime(ignore=self._ignore_ctime)
+            except UsageError:
+                warnings.append(
+                    f"{image.path}: its tracker is of an older version and can't be told what a ctime means that alone "
+                    "changed; start its export anew"
+                )
+        return warnings
 
     def one_cut(self) -> bool:
         """Where logs are kept in transit only, the second cut makes the point of a delta too."""
