@@ -24,6 +24,11 @@ class Aside:
         self._thread = Thread(target=self._run, args=(work,), name="aside", daemon=True)
         self._thread.start()
 
+    @property
+    def done(self) -> bool:
+        """Whether it is, however it ended."""
+        return self._done.is_set()
+
     def wait(self) -> None:
         """Until it is done; raises what it raised."""
         self._done.wait()

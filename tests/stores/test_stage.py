@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -80,6 +81,41 @@ def test_a_session_that_ends_leaves_no_thread_that_writes(store: Path) -> None:
         session.close()
         assert files.ended == before + 1, "the files were closed under a thread"
     points_equal(replica, {1: b"1" * SIZE}, required=[1])
+
+
+class Held(Files):
+    """Does nothing aside before it may."""
+
+    def __init__(self) -> None:
+        self.begun, self.may = 0, Event()
+
+    def aside(self, work: Callable[[], None]) -> Aside:
+        self.begun += 1
+
+        def held() -> None:
+            self.may.wait()
+            work()
+
+        return super().aside(held)
+
+
+def test_hastening_lands_what_gathered_and_waits_for_nothing(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "STAGE_BYTES", 1 << 30)
+    files = Held()
+    replica = open_replica(store, files=files)
+    with replica.locked():
+        session = replica.session()
+        session.start("delta", heal=False)
+        for number, byte in enumerate(b"234"):
+            put(session, [(number * BLOCK, bytes([byte]) * BLOCK)])
+            session.disks[0].hasten()
+            assert files.begun == 1, "one stage lands at a time"
+        assert (store / "vm/disk0/disk.img").read_bytes() == b"1" * SIZE
+        files.may.set()
+        commit(session)
+    assert files.begun == 2
+    model = b"".join(bytes([byte]) * BLOCK for byte in b"234") + b"1" * (SIZE - 3 * BLOCK)
+    points_equal(replica, {1: b"1" * SIZE, 2: model}, required=[1, 2])
 
 
 def test_what_fails_aside_fails_the_movement_and_the_next_one_goes_on(store: Path) -> None:

@@ -30,6 +30,7 @@ from .result import Tally
 WINDOW_PAGES = 8
 CHECKPOINT_SECONDS = 3.0
 PROBE_BYTES = 1 << 20
+LAND_BYTES = 1 << 30  # compared before what differed there begins to become durable, beside the comparing of the rest
 WINDOWS_A_BATCH = 4096
 Rows = NDArray[Any]
 
@@ -49,6 +50,7 @@ class Pass:
     done: int = 0
     found: list[Rows] = field(default_factory=list)
     found_bytes: int = 0
+    compared: int = 0
     room: bytearray = field(default_factory=bytearray)  # kept: memory touched anew costs more than the work in it
 
     def run(self, tally: Tally) -> Generator[Extent]:
@@ -81,7 +83,15 @@ class Pass:
                 if self.found_bytes >= BATCH_BYTES or len(self.found) >= WINDOWS_A_BATCH:
                     self.send(tally)
                 self.done = scan.extent.end
+                self._land(scan.bytes_read, tally)
                 yield scan.extent
+
+    def _land(self, compared: int, tally: Tally) -> None:
+        self.compared += compared
+        if self.compared >= LAND_BYTES:
+            self.compared = 0
+            self.send(tally)
+            self.disk.hasten()
 
     def send(self, tally: Tally) -> None:
         """Send what was found to differ."""

@@ -84,8 +84,7 @@ class DiskWriter:
         self.truth = TableTruth(self.image, self.table, block_size=record.block_size, seed=record.seed, begin=begin)
         self.churn = Sampler()
         self._undo: UndoWriter | None = None
-        self._stale = self.image.size() > 0
-        self.unsettled = sys.maxsize
+        self._stale, self.unsettled = self.image.size() > 0, sys.maxsize
         self._again = False  # nothing tells what an interrupted first copy has written: all is written again
         self._stages = Stages(
             files, publishing=self._publishing, write=self._write_plan, landed=self._landed, sync=self.image.sync
@@ -191,8 +190,8 @@ class DiskWriter:
         In any thread, while other extents are written: the table is left to `differing`.
         """
         count = block_count(extent.length, self._block_size)
-        scan = Scan(extent, deep, bytearray(count * ENTRY_SIZE))
-        where, size, seed = (extent.offset, extent.length), self._block_size, self._seed
+        scan, where = Scan(extent, deep, bytearray(count * ENTRY_SIZE)), (extent.offset, extent.length)
+        size, seed = self._block_size, self._seed
         with (
             translated(source.path, f"comparing {extent.length} bytes from offset {extent.offset}"),
             source.window(*where) as fd,
@@ -254,6 +253,10 @@ class DiskWriter:
         self.table.resize(blocks)
         self.truth.sum_again(edges[edges < blocks])
         self.table.flush()
+
+    def hasten(self) -> None:
+        """Let what was written begin to become durable, and go on meanwhile."""
+        self._stages.hasten()
 
     def flush(self) -> None:
         """Publish the before-images of the stage, then write it into image and table."""

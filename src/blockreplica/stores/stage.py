@@ -95,6 +95,11 @@ class Stages:
         """Take in a plan, whose before-images are saved."""
         self._stage.add(plan)
 
+    def hasten(self) -> None:
+        """Let what has gathered begin to land, unless an earlier stage is still at it: then it goes on gathering."""
+        if self._aside is None or self._aside.done:
+            self._launch(last=False)
+
     def flush(self) -> None:
         """Let all of it land."""
         self._launch()
