@@ -93,7 +93,7 @@ class Held(Files):
         self.begun += 1
 
         def held() -> None:
-            self.may.wait()
+            self.may.wait(10)
             work()
 
         return super().aside(held)
