@@ -20,16 +20,26 @@ if TYPE_CHECKING:
     from .recovery.retention import Decision, Policy
     from .recovery.serve import ServedPoint
     from .recovery.verify import Scope, VerifyReport
+    from .recovery.view import ReplicaView
     from .replication import SyncResult
-    from .service.registry import protect, relationship, relationships, set_ctime, set_log, set_policy, unprotect
+    from .service.registry import (
+        protect,
+        relationship,
+        relationships,
+        replica,
+        set_ctime,
+        set_log,
+        set_policy,
+        unprotect,
+    )
     from .tracking import Cut, TrackedImage, track
     from .tracking.export import Export, export
 
 __version__ = "0.1.0"
 __all__ = [
-    "Cut", "Decision", "Export", "PointRecord", "Policy", "Progress", "Relationship", "RepairReport", "Scope",
-    "ServedPoint", "Status", "SyncResult", "TrackedImage", "VerifyReport", "export", "protect", "relationship",
-    "relationships", "set_ctime", "set_log", "set_policy", "track", "unprotect",
+    "Cut", "Decision", "Export", "PointRecord", "Policy", "Progress", "Relationship", "RepairReport", "ReplicaView",
+    "Scope", "ServedPoint", "Status", "SyncResult", "TrackedImage", "VerifyReport", "export", "protect", "relationship",
+    "relationships", "replica", "set_ctime", "set_log", "set_policy", "track", "unprotect",
 ]  # fmt: skip
 
 _HOMES = {
@@ -37,7 +47,7 @@ _HOMES = {
     "TrackedImage": "tracking", "track": "tracking", "PointRecord": "manifest",
     "Progress": "progress", "Relationship": "protection", "Status": "protection", "SyncResult": "replication",
     "ServedPoint": "recovery.serve", "VerifyReport": "recovery.verify", "protect": "service.registry",
-    "relationship": "service.registry",
+    "relationship": "service.registry", "replica": "service.registry", "ReplicaView": "recovery.view",
     "relationships": "service.registry", "set_ctime": "service.registry", "set_log": "service.registry",
     "set_policy": "service.registry",
     "RepairReport": "recovery.repair", "Scope": "recovery.verify",

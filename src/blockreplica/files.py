@@ -146,6 +146,8 @@ class File:
             except OSError as error:
                 if error.errno == errno.ENXIO:  # nothing but hole up to the end
                     return None
+                if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):  # a block device, or who knows of no holes
+                    return offset if offset < self.size() else None
                 raise
 
     def lock(self, *, shared: bool = False) -> bool:

@@ -247,6 +247,25 @@ def test_unprotect_keeps_the_replica_and_forgets_the_name(ask: Ask, tmp_path: Pa
     assert ask("sync", "vm").code == 5
 
 
+def test_points_outlive_host_catalog_and_relationship(ask: Ask, protected: Path, tmp_path: Path) -> None:
+    """Who has a store and nothing else reads all its points, also where the store was moved."""
+    content = protected.read_bytes()
+    ask("sync", "vm")
+    listed = ask("points", "vm", "--json").json
+    store = Path(ask("status", "vm", "--json").json["store"])
+    ask("unprotect", "vm")
+    moved = store.rename(tmp_path / "moved")
+    assert ask("points", "vm").code == 5
+    assert ask("points", "vm", "--store", moved, "--json").json == listed
+    assert ask("points", "--store", moved, "vm", "--json").json == listed
+    done = ask("recover", "vm", "--store", moved, "--point", "1.1", "--to", tmp_path / "out.img", "--json")
+    assert done.json["point"] == "1.1"
+    assert (tmp_path / "out.img").read_bytes() == content
+    assert br.replica(moved, "vm").read("1.1", 0, 4096) == content[:4096]
+    for place, name, code in ((moved, "other", 5), (store, "vm", 6)):
+        assert ask("recover", name, "--store", place, "--to", tmp_path / "no.img").code == code
+
+
 @pytest.mark.usefixtures("protected")
 def test_unprotect_deletes_the_replica_when_told_to(ask: Ask, tmp_path: Path) -> None:
     assert ask("unprotect", "vm", "--delete-replica", "--json").json == {"name": "vm", "replica": None}

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from blockreplica import track
+from blockreplica import protect, track
 from blockreplica.checksums import PAGE_SIZE
+from blockreplica.cli.recover import recover as command
+from blockreplica.cli.recover import size_of
 from blockreplica.errors import BusyError, DamageError, NotFoundError, RefusedError, UsageError
 from blockreplica.extents import Extent
 from blockreplica.files import File
@@ -82,6 +84,45 @@ def test_a_place_that_can_not_be_meant_is_refused(world: World, target: str) -> 
     assert world.vm.verify().damage == []
 
 
+def test_no_place_in_any_store_is_recovered_into(world: World) -> None:
+    """Another relationship's disk.img looks like any image: it is that one's points."""
+    other = protection_of(world)
+    for target, in_place in (("disk0/disk.img", True), ("disk0/disk.img", False), ("../new.img", False)):
+        with pytest.raises(RefusedError, match="inside the replica store"):
+            world.vm.replica.recover("1.1", other / target, force=True, in_place=in_place)
+    with pytest.raises(RefusedError, match="inside the replica store"):
+        world.vm.replica.serve("1.1", pivot=other.parent / "new.img")
+    assert sorted(os.listdir(other.parent)) == ["blockreplica-store", "blockreplica-store.copy", "other"]
+    assert (other / "disk0/disk.img").read_bytes() == b"other" * 20_000
+
+
+def protection_of(world: World) -> Path:
+    """The replica of somebody else, in a store of its own."""
+    (world.folder / "other").mkdir()
+    image = world.folder / "other/image.img"
+    image.write_bytes(b"other" * 20_000)
+    return protect(image, world.folder / "other/store", name="other").replica.base.layout.folder
+
+
+def test_a_block_device_is_recovered_over_in_place(world: World, tmp_path: Path) -> None:
+    """A device knows of no holes, and can't be cut to the point's size."""
+    if os.geteuid() != 0 or shutil.which("losetup") is None:
+        pytest.skip("needs root and losetup for a loop device")
+    size = -(-SIZE // 4096) * 4096 + 8192
+    (tmp_path / "backing").write_bytes(b"x" * size)
+    made = subprocess.run(["losetup", "--find", "--show", tmp_path / "backing"], capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"no loop device: {made.stderr.strip()}")
+    device = Path(made.stdout.strip())
+    try:
+        for point in ("1.1", "1.3", "1.2"):
+            world.vm.replica.recover(point, device, in_place=True)
+            assert device.read_bytes() == world.models[point][0] + b"x" * (size - SIZE)
+        assert size_of(device) == size
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
 def test_a_point_or_disk_that_is_not_there_is_not_found(world: World) -> None:
     for point in ("1.4", "2.1", "1.0", "", "x", "../1.1"):
         with pytest.raises(NotFoundError):
@@ -98,6 +139,9 @@ def test_a_flipped_bit_in_the_newest_content_is_never_served(world: World) -> No
     with pytest.raises(DamageError, match="does not match"):
         world.vm.replica.recover("1.3", world.folder / "out.img")
     assert left(world) == [], "nothing may be left of it"
+    (world.folder / "in-place.img").touch()
+    with pytest.raises(DamageError, match="a mixture now"):
+        world.vm.replica.recover("1.3", world.folder / "in-place.img", in_place=True)
     assert world.recovered("1.1") == world.models["1.1"][0], "its before-image is whole"
 
 
@@ -128,8 +172,11 @@ def test_a_page_of_rubbish_in_the_checksum_table_is_no_proof_of_anything(world: 
     with (world.disk() / "checksums").open("r+b") as file:
         file.seek(PAGE_SIZE)
         file.write(b"rubbish!" * 512)
-    with pytest.raises(DamageError, match="lost"):
+    with pytest.raises(DamageError, match=r"lost.*--unchecked"):
         world.vm.replica.recover("1.3", world.folder / "out.img")
+    assert "--unchecked" in {name for option in command.params for name in option.opts}, "what the error advises"
+    with pytest.raises(UsageError, match="always checked"):
+        world.vm.replica.recover("1.3", world.folder / "out.img", part=Extent(0, 1), unchecked=True)
     world.vm.replica.recover("1.3", world.folder / "out.img", unchecked=True)
     assert (world.folder / "out.img").read_bytes() == world.models["1.3"][0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -51,6 +52,19 @@ def test_damage_ends_in_exit_code_4_and_names_the_replica(
     (one,) = json.loads(capsys.readouterr().out)["replicas"]
     assert one["report"]["damage"][0]["points"] == ["1.3"]
     assert one["unknown"] == ["photo.jpg"]
+    assert not one["copyable"], "it would be copied with its damage"
+
+
+def test_a_disk_of_another_size_is_not_to_be_copied(replica: Replica, tmp_path: Path) -> None:
+    os.truncate(replica.layout.disk(0).image, SIZE + 5000)
+    (one,) = check_store(tmp_path / "store")
+    assert one.report.damage
+    assert not one.copyable
+    os.truncate(replica.layout.disk(0).image, SIZE)
+    flip(replica.layout.disk(0).undo_log(2), 30_000)
+    (one,) = check_store(tmp_path / "store")
+    assert one.report.damage
+    assert one.copyable, "damage of an older point is none of the newest"
 
 
 def test_a_replica_whose_record_is_gone_with_its_copy_is_no_silence(replica: Replica, tmp_path: Path) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path, PurePath
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import click
 
 from .. import units
 from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from blockreplica import ReplicaView
 
 Value = TypeVar("Value")
 
@@ -40,6 +43,19 @@ def duration(text: str) -> float:
         return units.parse_duration(text)
     except UsageError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def store_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Where a replica is that this host knows nothing of, handed over as `store`; see `replica_of`."""
+    what = "Of a replica by its store's folder alone: another host's, or one that is protected no longer."
+    return click.option("--store", type=click.Path(path_type=Path), metavar="DIR", help=what)(command)
+
+
+def replica_of(name: str, store: Path | None) -> ReplicaView:
+    """The replica of that name: the catalog's, or the one in a store."""
+    import blockreplica as br
+
+    return br.replica(store, name) if store is not None else br.relationship(name).replica
 
 
 def tcp_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .. import units
-from .common import columns, json_option, retention_options, show
+from .common import columns, json_option, replica_of, retention_options, show, store_option
 
 if TYPE_CHECKING:
     from blockreplica import Decision, PointRecord
@@ -27,7 +28,7 @@ class Points(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Options before the name belong to `list`, too."""
-        if args and args[0] == "--json":
+        if args and args[0].split("=")[0] in ("--json", "--store"):
             args = ["list", *args]
         return super().parse_args(ctx, args)
 
@@ -103,14 +104,13 @@ def points() -> None:
 
 @points.command("list")
 @click.argument("name")
+@store_option
 @json_option
-def list_points(name: str, as_json: bool) -> None:
+def list_points(name: str, store: Path | None, as_json: bool) -> None:
     """List the recovery points, oldest first."""
-    import blockreplica as br
-
-    vm = br.relationship(name)
-    marks = vm.replica.base.marks()
-    show([as_plain(point, marks) for point in vm.points()], describe, as_json=as_json)
+    replica = replica_of(name, store)
+    marks = replica.base.marks()
+    show([as_plain(point, marks) for point in replica.points()], describe, as_json=as_json)
 
 
 @points.command()

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .. import units
-from .common import json_option, show, size
+from .common import json_option, replica_of, show, size, store_option
 from .meter import meter
 
 
@@ -20,6 +20,7 @@ from .meter import meter
 @click.option("--disk", type=click.IntRange(min=0), metavar="N", help="Which one, from 0; needed with several.")
 @click.option("--force", is_flag=True, help="Replace FILE when it exists.")
 @click.option("--in-place", is_flag=True, help="Change FILE, an image or block device, writing only what differs.")
+@click.option("--unchecked", is_flag=True, help="Also blocks whose checksums the replica has lost.")
 @click.option("--offset", type=size, metavar="SIZE", help="Only from there; with --length.")
 @click.option("--length", type=size, metavar="SIZE", help="Only so much; from 0 without --offset.")
 @click.option(
@@ -29,14 +30,17 @@ from .meter import meter
     default="raw",
     help="Of FILE [default: raw].",
 )
+@store_option
 @json_option
 def recover(
     name: str,
+    store: Path | None,
     point: str | None,
     to: Path,
     disk: int | None,
     force: bool,
     in_place: bool,
+    unchecked: bool,
     offset: int | None,
     length: int | None,
     image_format: str,
@@ -47,7 +51,6 @@ def recover(
     The file is sparse, and checked against the point's checksums. The replica is only read. Interrupted, the same
     command goes on where it was.
     """
-    import blockreplica as br
     from blockreplica.extents import Extent
 
     if offset is not None and length is None:
@@ -55,19 +58,28 @@ def recover(
     part = Extent(offset or 0, length) if length is not None else None
     began = time.monotonic()
     with meter() as progress:
-        recovered = br.relationship(name).replica.recover(
-            point, to, disk=disk, force=force, part=part, in_place=in_place, image_format=image_format,
-            progress=progress,
+        recovered = replica_of(name, store).recover(
+            point, to, disk=disk, force=force, unchecked=unchecked, part=part, in_place=in_place,
+            image_format=image_format, progress=progress,
         )  # fmt: skip
     took = round(time.monotonic() - began, 3)
     done = {
         "name": name, "point": recovered, "disk": disk or 0, "to": to, "format": image_format,
-        "size": to.stat().st_size, "seconds": took,
+        "size": size_of(to), "seconds": took, "unchecked": unchecked,
     }  # fmt: skip
     show(done, describe, as_json=as_json)
+
+
+def size_of(path: Path) -> int:
+    """Bytes in a file, or of a block device."""
+    from blockreplica.files import FILES
+
+    with FILES.open(path) as file:
+        return file.size()
 
 
 def describe(done: dict[str, Any]) -> str:
     """What was recovered, for people."""
     took = f"{units.format_size(done['size'])} in {units.format_duration(done['seconds'])}"
-    return f"recovered point {done['point']} to {done['to']}: {took}, every checksum right"
+    proof = "what has no checksum any more is unproved" if done["unchecked"] else "every checksum right"
+    return f"recovered point {done['point']} to {done['to']}: {took}, {proof}"

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import duration, json_option, process_options, size, tcp_options
+from .common import duration, json_option, process_options, replica_of, size, store_option, tcp_options
 from .meter import meter
 
 if TYPE_CHECKING:
-    from blockreplica import Relationship, ServedPoint
+    from blockreplica import ServedPoint
     from blockreplica.recovery.pivot import Pivot
 
 POLL_S = 0.2
@@ -34,9 +34,11 @@ POLL_S = 0.2
 @click.option("--rate", type=size, default="0", metavar="SIZE", help="Of --pivot: copy so much a second at the most.")
 @click.option("--ttl", type=duration, metavar="TIME", help="End after 90s, 15min, 2h, ...")
 @process_options
+@store_option
 @json_option
 def serve_point(
     name: str,
+    store: Path | None,
     point: str | None,
     disk: int | None,
     socket: Path | None,
@@ -60,12 +62,13 @@ def serve_point(
         "disk": disk, "socket": socket, "tcp": tcp, "tls": tls_certificates, "writable": writable, "ttl_s": ttl,
         "detach": detach, "pid_file": pid_file,
     }  # fmt: skip
-    _run(name, point, pivot, rate, where, as_json=as_json)
+    _run((name, store), point, pivot, rate, where, as_json=as_json)
 
 
-def _run(name: str, point: str | None, pivot: Path | None, rate: int, where: dict[str, Any], *, as_json: bool) -> None:
-    import blockreplica as br
-
+def _run(
+    whose: tuple[str, Path | None], point: str | None, pivot: Path | None, rate: int, where: dict[str, Any], *,
+    as_json: bool,
+) -> None:  # fmt: skip
     ending = False
 
     def end(*_: object) -> None:
@@ -77,7 +80,7 @@ def _run(name: str, point: str | None, pivot: Path | None, rate: int, where: dic
     begun: ServedPoint | None = None
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    begun = _serve(br.relationship(name), point, pivot, rate, **where)
+    begun = _serve(whose, point, pivot, rate, **where)
     if ending:
         begun.terminate()
     _tell(begun, as_json=as_json)
@@ -86,15 +89,18 @@ def _run(name: str, point: str | None, pivot: Path | None, rate: int, where: dic
 
 
 def _serve(
-    held: Relationship, point: str | None, pivot: Path | None, rate: int, *, writable: bool, **where: Any
+    whose: tuple[str, Path | None], point: str | None, pivot: Path | None, rate: int, *, writable: bool, **where: Any
 ) -> ServedPoint:
     """The point; or the image that it became, which needs no replica."""
+    import blockreplica as br
     from blockreplica.recovery.pivot import pivot_begun, read_pivot
     from blockreplica.recovery.serve import serve_complete
 
     if pivot is None or writable or not pivot_begun(pivot) or not read_pivot(pivot).complete:
-        return held.replica.serve(point, pivot=pivot, rate=rate, writable=writable, **where)
-    return serve_complete(pivot, str(held.definition.id), point_id=point, **where)
+        return replica_of(*whose).serve(point, pivot=pivot, rate=rate, writable=writable, **where)
+    name, store = whose
+    mine = br.relationship(name).definition.id if store is None else br.replica(store, name).base.record.relationship
+    return serve_complete(pivot, str(mine), point_id=point, **where)
 
 
 def _watch(begun: ServedPoint, *, as_json: bool) -> None:

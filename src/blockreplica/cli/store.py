@@ -52,7 +52,7 @@ def describe(done: dict[str, Any]) -> str:
             lines.append(f"{one['name']}: refused: {one['newer']}")
             continue
         read = units.format_size(report["bytes_read"])
-        copy = "disk.img may be copied as it is" if one["copyable"] else "disk.img alone may be a mixture"
+        copy = "disk.img may be copied as it is" if one["copyable"] else "disk.img alone is not the newest point"
         state = "damage" if report["damage"] else "no damage"
         lines.append(f"{one['name']}: {report['points']} points, {read} read, {copy}: {state}")
         if report["damage"]:

@@ -36,6 +36,7 @@ from ..extents import Extent, windows
 from ..files import FILES, File, Files
 from ..progress import SILENT, Progress
 from ..stores import PointReader, Replica
+from ..stores.layout import store_around
 from ..stores.point_reader import DAMAGED, LOST, TRUSTED
 from .convert import convert
 
@@ -61,7 +62,9 @@ def recover(
     if in_place + (part is not None) + (image_format != "raw") > 1:
         raise UsageError("a part of a disk, an image in place, another format: wanted one of them at most")
     point = replica.find(point_id)
-    _require_place(replica, to, force=force, in_place=in_place)
+    _require_place(to, files, force=force, in_place=in_place)
+    if unchecked and part is not None:
+        raise UsageError("a recovery of a part is always checked")
     with ExitStack() as held:
         if force and not in_place and to.exists():  # held until it is replaced: nobody may begin to write it
             _require_nobody_writes(held.enter_context(files.open(to)))
@@ -71,7 +74,7 @@ def recover(
             convert(replica, point.id, disk, image_format, to, to.with_name(to.name + PARTIAL), progress, files)
             return point.id
         with replica.reader(point, disk) as reader:
-            job = _Job(reader, unchecked, progress)
+            job = _Job(reader, unchecked, in_place, progress)
             progress.start(f"recovering {point.id}", part.length if part else reader.size)
             if in_place:
                 with files.open(to, write=True) as target:
@@ -85,10 +88,11 @@ def recover(
 class _Job:
     reader: PointReader
     unchecked: bool
+    in_place: bool
     progress: Progress
 
 
-def _require_place(replica: Replica, to: Path, *, force: bool, in_place: bool) -> None:
+def _require_place(to: Path, files: Files, *, force: bool, in_place: bool) -> None:
     if in_place and not to.exists():
         raise NotFoundError(f"{to}: is not there to be changed in place; leave --in-place out")
     if to.exists() and not force and not in_place:
@@ -97,8 +101,8 @@ def _require_place(replica: Replica, to: Path, *, force: bool, in_place: bool) -
         raise RefusedError(f"{to}: wanted a file in a folder that exists")
     if to.exists() and not in_place and not to.is_file():
         raise RefusedError(f"{to}: is no regular file, and would become one; --in-place writes into a block device")
-    if to.resolve().is_relative_to(replica.layout.folder.resolve()):
-        raise RefusedError(f"{to}: lies inside the replica; choose a place outside the store")
+    if (store := store_around(to, files)) is not None:
+        raise RefusedError(f"{to}: lies inside the replica store {store}; choose a place outside of it")
 
 
 def _require_nobody_writes(image: File) -> None:
@@ -205,7 +209,8 @@ def _require_right(job: _Job, target: File, window: Extent, table: bytearray) ->
         bad = places(job.reader, window, verdict == found)
         if bad and not (job.unchecked and found == UNKNOWN):
             where = ", ".join(f"{place.offset} ({place.length} bytes)" for place in bad[:3])
-            raise DamageError(f"{target.path}: {what} at offset {where}; nothing was written; {hint}")
+            left = "what is there is a mixture now" if job.in_place else "nothing was written"
+            raise DamageError(f"{target.path}: {what} at offset {where}; {left}; {hint}")
 
 
 def read_checked(reader: PointReader, offset: int, length: int) -> bytes:

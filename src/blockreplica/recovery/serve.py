@@ -23,6 +23,7 @@ from ..files import FILES
 from ..manifest import PointRecord
 from ..nbdkit import PathLike, Place, Server, noted, outliving, place_of, require_nbdkit, start
 from ..stores import Replica
+from ..stores.layout import store_around
 from .pivot import Pivot, arguments, begun, explain, read_pivot, require_same
 from .serving import PLUGIN_NAME, label
 
@@ -86,8 +87,8 @@ def serve(
     image = Path(os.path.abspath(pivot)) if pivot is not None else None
     if image is not None and writable:
         raise UsageError("writable: what is written is gone at the end; with a pivot it stays: choose one of them")
-    if image is not None and image.resolve().is_relative_to(replica.layout.folder.resolve()):
-        raise RefusedError(f"{image}: lies inside the replica; choose a place outside the store")
+    if image is not None and (store := store_around(image, FILES)) is not None:
+        raise RefusedError(f"{image}: lies inside the replica store {store}; choose a place outside of it")
     earlier = begun(image) if image is not None else None
     if earlier is not None:
         require_same(earlier, replica.record.relationship, point_id, disk)

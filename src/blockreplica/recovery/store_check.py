@@ -44,6 +44,7 @@ def check_store(
             replica = store.replica(name)
             one.copyable, one.unknown = not replica.incomplete, _unknown(replica, files)
             one.report = verify(replica, scope, progress=progress, files=files)
+            one.copyable = one.copyable and not _hurt(replica, one.report, files)
         except NewerError as error:
             one = ReplicaCheck(name, newer=str(error))
         except BlockReplicaError as error:
@@ -51,6 +52,18 @@ def check_store(
             one.report.damage.append(Damage(None, None, 0, str(error), []))
         found.append(one)
     return found
+
+
+def _hurt(replica: Replica, report: VerifyReport, files: Files) -> bool:
+    """Whether a `disk.img` was found to be something else than the newest point."""
+    points = replica.points()
+    if not points or any(points[-1].id in damage.points for damage in report.damage):
+        return True
+    for disk in points[-1].disks:
+        with files.open(replica.layout.disk(disk.index).image) as image:
+            if image.size() != disk.size:
+                return True
+    return False
 
 
 def _unknown(replica: Replica, files: Files) -> list[str]:

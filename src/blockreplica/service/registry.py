@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import NotFoundError, RefusedError
+from ..files import FILES
 from ..images.names import checked_format
 from ..primaries import kind_of
 from ..progress import SILENT, Progress
 from ..protection import DEFAULT_BLOCK_SIZE, DEFAULT_KEEP, Definition, Relationship, check, define, new_replica
 from ..recovery.retention import Policy
+from ..recovery.view import ReplicaView
 from ..replication import HookSettings
 from ..stores import DirectoryStore
 from ..tracking import LogMode
@@ -78,6 +80,11 @@ def _create_replica(definition: Definition, block_size: int) -> None:
 def relationship(name: str) -> Relationship:
     """The relationship of that name; NotFoundError when there is none."""
     return Relationship(Catalog().get(name))
+
+
+def replica(store: PathLike, name: str) -> ReplicaView:
+    """A replica by its store's folder alone: of another host, of a catalog that was lost, of what `unprotect` left."""
+    return ReplicaView(DirectoryStore(Path(store)).replica(name), FILES)
 
 
 def relationships() -> list[Relationship]:

@@ -52,7 +52,10 @@ class DirectoryStore:
         self._files = files
         mark = folder / STORE_MARK
         if not files.exists(mark):
-            raise RefusedError(f"{folder}: not a replica store: it has no {STORE_MARK}; name a store, or a new folder")
+            raise RefusedError(
+                f"{folder}: not a replica store: it has no {STORE_MARK}; "
+                "is it mounted, was it moved? Else name a store, or a new folder"
+            )
         read_record("store", StoreRecord, mark, files)
 
     @classmethod

@@ -22,8 +22,16 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..files import Files
+
 STORE_MARK = "blockreplica-store"
 GRANULE = 4096
+
+
+def store_around(place: Path, files: Files) -> Path | None:
+    """The store that a place lies in, of whatever relationship, or None: nothing of anybody else belongs there."""
+    folders = place.resolve().parents
+    return next((folder for folder in folders if files.exists(folder / STORE_MARK)), None)
 
 
 @dataclass(frozen=True, slots=True)
