@@ -96,7 +96,7 @@ class Catalog:
                 database.close()
         except (sqlite3.Error, ValueError, TypeError) as error:
             raise StateError(f"{self.path}: the catalog can't be used: {error}; the replicas are not touched by this: "
-                             "their points are read with --store; restore the file, or move it away and "
+                             "their points are read with --store; restore it, or move the file away and "
                              "protect again") from error  # fmt: skip
 
     def _prepare(self, database: sqlite3.Connection) -> None:
