@@ -13,10 +13,19 @@ from typing import Any
 class FakeAgent:
     """Listens until closed. `told` is every command, `frozen` whether the guest would be at rest."""
 
-    def __init__(self, path: Path, *, fails: str = "", silent: str = "", thaws_by_itself: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        fails: str = "",
+        silent: str = "",
+        thaws_by_itself: bool = False,
+        freezes_at: threading.Event | None = None,
+    ) -> None:
         self.told: list[str] = []
         self.frozen = False
         self._fails, self._silent, self._thaws = fails, silent, thaws_by_itself
+        self._freezes_at = freezes_at  # the guest is busy until then
         self._server = socket.socket(socket.AF_UNIX)
         self._server.bind(str(path))
         self._server.listen()
@@ -56,6 +65,8 @@ class FakeAgent:
         if command == self._fails:
             return b'{"error": {"class": "GenericError", "desc": "the guest says no"}}\n'
         if command == "guest-fsfreeze-freeze":
+            if self._freezes_at is not None:
+                self._freezes_at.wait(60)
             self.frozen = not self._thaws
             return b'{"return": 2}\n'
         was, self.frozen = self.frozen, False

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import blockreplica as br
-from blockreplica.errors import BusyError, UsageError
+from blockreplica.errors import BusyError, StorageError, UsageError
 from blockreplica.replication import TrackedGroup, guests
 
 from .agent import FakeAgent
@@ -114,6 +115,44 @@ def test_a_guest_that_was_frozen_by_a_sync_that_died_is_thawed(image: Path, tmp_
             time.sleep(0.01)
         assert agent.told[2:] == [FREEZE, THAW]
         assert not agent.frozen
+
+
+def test_a_guest_that_freezes_long_after_nobody_waits_any_more_is_thawed(
+    image: Path, tmp_path: Path, socket_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invariant 13: neither freeze nor thaw were answered in time; then the guest does freeze."""
+    monkeypatch.setattr(guests, "FREEZE_S", 0.2)
+    monkeypatch.setattr(guests, "THAW_S", 0.2)
+    at = threading.Event()
+    with FakeAgent(socket_path, freezes_at=at) as agent:
+        vm = br.protect(image, tmp_path / "store", name="vm", guest_agent=socket_path)
+        assert vm.last is not None
+        assert vm.last.kind == "crash-consistent"
+        assert agent.told == [FREEZE]
+        at.set()
+        until = time.monotonic() + 60
+        while THAW not in agent.told and time.monotonic() < until:
+            time.sleep(0.01)
+        assert agent.told == [FREEZE, THAW]
+        assert not agent.frozen
+
+
+def test_what_a_command_leaves_running_is_not_waited_for_and_goes_on(tmp_path: Path) -> None:
+    """Such as the database that the command behind the cut starts again."""
+    pid = tmp_path / "pid"
+    guests.Commands("", f"echo started >&2; sleep 600 & echo $! > {pid}").thaw()
+    os.kill(int(pid.read_text()), signal.SIGTERM)
+
+
+def test_a_command_that_says_very_much_fills_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guests, "_SAID_LIMIT", 1 << 12)
+    cut = []
+    monkeypatch.setattr(os, "ftruncate", lambda fd, size, cut_it=os.ftruncate: cut.append(cut_it(fd, size)))
+    line = "x" * 999
+    command = f"n=0; while [ $n -lt 50 ]; do echo {line} >&2; n=$((n + 1)); sleep 0.01; done; echo last >&2; exit 1"
+    with pytest.raises(StorageError, match=r"exit code 1: last$"):
+        guests.Commands(command, "").freeze()
+    assert cut, "nothing was let go"
 
 
 def test_commands_stand_around_the_cut(image: Path, tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """Bringing a guest to rest and letting it go on: the guest agent, or the user's own commands.
 
 The guest must not stay frozen, whatever happens to us: a guard, a process of its own, is started before the freeze,
-and thaws when we die or take too long.
+and thaws when we die or take too long. Nor whatever happens to the guest: an agent that is slow may freeze long after
+we gave up waiting. So where it was told to freeze and did not say that it thawed, the guard goes on telling it to.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -14,19 +16,23 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from ..errors import BusyError, StorageError, from_os_error
+from ..errors import BlockReplicaError, BusyError, StorageError, from_os_error
 from .hooks import Hooks, failure
 from .settings import HookSettings
 
 FREEZE_S, THAW_S, COMMAND_S = 30.0, 10.0, 60.0
 GUARD_S = 120.0
+INSIST_S, _AGAIN_S = 900.0, 2.0  # how long a guard goes on telling a guest to thaw that does not answer, and how often
 _SENTINEL = b"\xff"
+_LOOK_S, _SAID_LIMIT = 0.02, 1 << 20
 
 
 def hooks_of(settings: HookSettings) -> Hooks:
@@ -39,6 +45,7 @@ class Agent:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._may_freeze = False  # told to, and did not say since that it thawed
 
     def freeze(self) -> None:
         """guest-fsfreeze-freeze."""
@@ -48,11 +55,24 @@ class Agent:
     def thaw(self) -> str:
         """guest-fsfreeze-thaw; a guest that had nothing to thaw has thawed before the time."""
         thawed = self._ask("guest-fsfreeze-thaw", THAW_S)
+        self._may_freeze = False  # it does one thing after the other: a late freeze stands before this
         return "" if thawed else "the guest had thawed by itself before the cut was over"
 
+    def listens(self) -> bool:
+        """Whether the machine is there at all: its QEMU holds the socket, whatever the guest does."""
+        try:
+            with socket.socket(socket.AF_UNIX) as link:
+                link.settimeout(THAW_S)
+                link.connect(str(self._path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except OSError:
+            pass
+        return True
+
     def guarded(self) -> AbstractContextManager[None]:
-        """The same, from a process of its own."""
-        return _guarded("agent", str(self._path))
+        """The same, from a process of its own, for as long as the guest does not say that it did."""
+        return _guarded("agent", str(self._path), lambda: not self._may_freeze)
 
     def _ask(self, command: str, timeout: float) -> Any:
         until, where = time.monotonic() + timeout, str(self._path)
@@ -65,6 +85,7 @@ class Agent:
                 link.sendall(_SENTINEL + _line("guest-sync-delimited", id=number))
                 while _reply(link, until, _SENTINEL).get("return") != number:
                     pass
+                self._may_freeze |= command == "guest-fsfreeze-freeze"
                 link.sendall(_line(command))
                 answer = _reply(link, until)
         except TimeoutError:
@@ -74,6 +95,7 @@ class Agent:
         except ValueError as error:
             raise StorageError(f"{where}: {command}: the guest agent talks nonsense: {error}") from None
         if "error" in answer:
+            self._may_freeze &= command != "guest-fsfreeze-freeze"  # a freeze that fails is undone by the agent itself
             said = answer["error"].get("desc", answer["error"])
             raise StorageError(f"{where}: {command}: the guest agent says: {said}")
         return answer.get("return")
@@ -96,11 +118,11 @@ class Commands:
 
     def guarded(self) -> AbstractContextManager[None]:
         """The command after it, from a process of its own."""
-        return _guarded("command", self._post)
+        return _guarded("command", self._post, lambda: True)
 
 
 @contextmanager
-def _guarded(kind: str, what: str) -> Iterator[None]:
+def _guarded(kind: str, what: str, is_over: Callable[[], bool]) -> Iterator[None]:
     command = [sys.executable, "-m", __name__, kind, what]
     guard = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
@@ -111,13 +133,15 @@ def _guarded(kind: str, what: str) -> Iterator[None]:
         guard.stdout.readline()  # from here on it would notice our end
         yield
     finally:
-        try:
-            guard.stdin.write(b"done\n")
+        over = is_over()
+        with contextlib.suppress(OSError):
+            guard.stdin.write(b"done\n" if over else b"")
             guard.stdin.close()
-        except OSError:
-            pass
         guard.stdout.close()
-        guard.wait()
+        if over:
+            guard.wait()
+        else:  # it goes on without us
+            threading.Thread(target=guard.wait, name="guard", daemon=True).start()
 
 
 def _line(command: str, **arguments: object) -> bytes:
@@ -148,21 +172,43 @@ def _run(command: str) -> None:
     """Run it to its end. What takes too long ends with all that it began: it could freeze when we have thawed."""
     if not command:
         return
-    with subprocess.Popen(
-        ["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        start_new_session=True,
-    ) as process:  # fmt: skip
+    # A file, not a pipe: what the command leaves running (a service) may keep it open, and is not waited for.
+    with tempfile.TemporaryFile() as said:
+        fcntl.fcntl(said, fcntl.F_SETFL, os.O_APPEND)  # what is written after it was cut short begins at its start
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said,
+            start_new_session=True,
+        )  # fmt: skip
         try:
-            said = process.communicate(timeout=COMMAND_S)[1]
+            _wait(process, said)
         except BaseException as error:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
             raise BusyError(f"{command!r}: did not end within {COMMAND_S:.0f} s") from None
-    if process.returncode:
-        last = said.decode(errors="replace").strip().rpartition("\n")[2]
-        raise StorageError(f"{command!r}: exit code {process.returncode}{f': {last}' if last else ''}")
+        if process.returncode:
+            last = _end_of(said).decode(errors="replace").strip().rpartition("\n")[2]
+            raise StorageError(f"{command!r}: exit code {process.returncode}{f': {last}' if last else ''}")
+
+
+def _wait(process: subprocess.Popen[bytes], said: IO[bytes]) -> None:
+    """TimeoutExpired when it does not end in time. Whoever says too much must not fill the disk meanwhile."""
+    until = time.monotonic() + COMMAND_S
+    while True:
+        try:
+            process.wait(_LOOK_S)
+            return
+        except subprocess.TimeoutExpired:
+            if time.monotonic() >= until:
+                raise
+        if os.fstat(said.fileno()).st_size > _SAID_LIMIT:
+            os.ftruncate(said.fileno(), 0)
+
+
+def _end_of(said: IO[bytes]) -> bytes:
+    return os.pread(said.fileno(), 4096, max(0, os.fstat(said.fileno()).st_size - 4096))
 
 
 def stand_guard(kind: str, what: str) -> None:
@@ -171,11 +217,25 @@ def stand_guard(kind: str, what: str) -> None:
     ready, _, _ = select.select([sys.stdin], [], [], GUARD_S)
     if ready and sys.stdin.readline() == "done\n":
         return
-    hooks: Hooks = Agent(Path(what)) if kind == "agent" else Commands("", what)
-    for _ in range(3):  # the agent may still be busy with the freeze, or with the one who died
-        if not failure(hooks.thaw):
+    if kind == "agent":
+        insist(Agent(Path(what)))
+        return
+    for _ in range(3):
+        if not failure(Commands("", what).thaw):
             return
         time.sleep(1)
+
+
+def insist(agent: Agent) -> None:
+    """Tell a guest to thaw until it says that it did: it may still be busy with the freeze, or with one who died."""
+    until = time.monotonic() + INSIST_S
+    while time.monotonic() < until:
+        with contextlib.suppress(BlockReplicaError):
+            agent.thaw()
+            return
+        if not agent.listens():
+            return
+        time.sleep(_AGAIN_S)
 
 
 if __name__ == "__main__":
