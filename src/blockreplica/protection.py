@@ -165,14 +165,16 @@ class Relationship:
             decisions, put_off = retire(replica, self.definition.retention)
         return decisions or self.decisions(), put_off
 
-    def pin(self, point_id: str, *, pinned: bool = True) -> PointRecord:
-        """Keep a point whatever the policy says, or no longer."""
+    def pin(self, point_id: str, *, pinned: bool = True) -> str:
+        """Keep a point whatever the policy says, or no longer; returns its id. A lost point, too, can be let go."""
         replica = self.replica.base
         with replica.locked():
-            point, marks = replica.find(point_id), replica.marks()
-            epochs = {*marks.pinned, point.epoch} if pinned else {*marks.pinned} - {point.epoch}
+            marks = replica.marks()
+            lost = next((epoch for epoch in marks.pinned if point_id == f"{replica.state().generation}.{epoch}"), None)
+            epoch = lost if lost is not None and not pinned else replica.find(point_id).epoch
+            epochs = {*marks.pinned, epoch} if pinned else {*marks.pinned} - {epoch}
             replica.mark(msgspec.structs.replace(marks, pinned=sorted(epochs)))
-        return point
+        return point_id
 
     def verify(self, scope: Scope | None = None, *, progress: Progress = SILENT) -> VerifyReport:
         """Read the replica, or what `scope` says of it, and check it; marks the points that are damaged."""

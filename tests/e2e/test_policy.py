@@ -46,8 +46,12 @@ def test_a_delta_of_noise_after_calm_ones_marks_its_point_and_names_the_last_bef
     for _ in range(2):
         write(protected, (1 << 20, os.urandom(1 << 20)))
         (warning,) = ask("sync", "vm", "--json").json["warnings"]
-        assert "pin point 1.5, the last one before" in warning
+        assert "point 1.5, the last one before, is kept for 30 days" in warning
     points = ask("points", "vm", "--json").json
     assert [bool(each["warning"]) for each in points] == [False] * 5 + [True] * 2
     assert [each["last_before"] for each in points] == [""] * 5 + ["1.5"] * 2
     assert ask("points", "vm").out.count("UNUSUAL (the last before: 1.5)") == 2
+    ask("points", "policy", "vm", "--keep-last", "1")
+    for _ in range(3):
+        ask("sync", "vm")
+    assert [each["id"] for each in ask("points", "vm", "--json").json] == ["1.5", "1.7", "1.10"]

@@ -87,6 +87,20 @@ def test_a_before_image_that_the_newest_content_has_comes_back_whole(world: Worl
     assert log.read_bytes() == before
 
 
+def test_a_torn_index_hinders_no_other_repair(world: World) -> None:
+    """Older points can't be read then; the newest content and other disks are put right, and the rest is told."""
+    flip(world.disk() / "disk.img", 20 * BLOCK + 5)
+    with (world.disk() / "undo/000003.index").open("r+b") as file:
+        file.truncate(100)
+    report = world.vm.repair()
+    assert [each.offset for each in report.repaired] == [20 * BLOCK]
+    assert {point for each in report.after.damage for point in each.points} == {"1.1", "1.2"}
+    assert damaged_points(world) == ["1.1", "1.2"]
+    (world.disk() / "disk.img").unlink()
+    assert world.vm.repair().repaired == []
+    assert damaged_points(world) == ["1.1", "1.2", "1.3"]
+
+
 def test_while_a_movement_is_not_finished_nothing_is_repaired(world: World) -> None:
     base = world.vm.replica.base
     with base.locked():

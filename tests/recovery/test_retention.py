@@ -16,10 +16,12 @@ BEGIN = parse_time("2026-01-01T00:30:00Z")
 NOBODY = MarksRecord()
 
 
-def point(epoch: int, *, time: float, ran: float, kind: str = "crash-consistent") -> PointRecord:
+def point(
+    epoch: int, *, time: float, ran: float, kind: str = "crash-consistent", unusual: str = "", calm: str = ""
+) -> PointRecord:
     return PointRecord(
         id=f"1.{epoch}", generation=1, epoch=epoch, time=time, kind=kind, action="delta", reason="test", ran=ran,
-        disks=[PointDisk(index=0, name="vm.img", size=0)],
+        disks=[PointDisk(index=0, name="vm.img", size=0)], unusual=unusual, calm=calm,
     )  # fmt: skip
 
 
@@ -42,6 +44,19 @@ def kept(points: list[PointRecord], policy: Policy, *, marks: MarksRecord = NOBO
 
 def test_the_last_ones_are_kept() -> None:
     assert kept(hourly(30), Policy(last=4)) == [27, 28, 29, 30]
+
+
+def test_what_a_warning_names_stays_while_it_stands() -> None:
+    """The last good point and the newest warning that names it, each time that it began, for 30 days."""
+    calm = {3: "1.2", 4: "1.2", 6: "1.5", 9: "1.1"}
+    points = [
+        point(at, time=BEGIN + at * HOUR, ran=at * HOUR, unusual="noise" if at in calm else "", calm=calm.get(at, ""))
+        for at in range(2, 40)
+    ]
+    assert kept(points, Policy(last=1)) == [2, 4, 5, 6, 39], "1.1 is gone already: nothing to keep for it"
+    assert kept(points, Policy(last=1), ran=4 * HOUR + 30 * DAY) == [2, 4, 5, 6, 39]
+    assert kept(points, Policy(last=1), ran=5 * HOUR + 30 * DAY) == [5, 6, 39]
+    assert kept(points, Policy(last=1), ran=7 * HOUR + 30 * DAY) == [39]
 
 
 def test_one_an_hour_a_day_a_week_a_month_a_year_the_newest_of_each() -> None:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from blockreplica import track
-from blockreplica.errors import BlockReplicaError
+from blockreplica.errors import BlockReplicaError, NotFoundError
 from blockreplica.manifest import PointRecord, decode, encode
 from blockreplica.protection import Relationship
 from replication.world import BLOCK, World, flip, write
@@ -116,6 +116,28 @@ def test_any_flipped_bit_in_anything_that_is_kept_is_found(world: World, name: s
 def test_a_file_that_is_gone_is_found(world: World, name: str) -> None:
     (world.store / "vm" / name).unlink()
     assert world.vm.verify().damage != []
+
+
+@pytest.mark.parametrize("name", ["disk.img", "checksums"])
+def test_a_disk_that_is_gone_hurts_all_points_and_the_rest_is_looked_at(world: World, name: str) -> None:
+    (world.disk() / name).unlink()
+    flip(world.disk() / "undo/000003.hrl", 5000)
+    report = world.vm.verify()
+    assert next(each.points for each in report.damage if name in each.what) == ["1.1", "1.2", "1.3", "1.4"]
+    assert any("000003" in each.what for each in report.damage)
+    assert sum(name in each.what for each in report.damage) == 1, "once, not at every log"
+    assert len(world.vm.replica.base.marks().damaged) == 4
+
+
+def test_a_pinned_point_whose_record_is_gone_is_found_until_it_is_unpinned(world: World) -> None:
+    """The oldest one: no undo log tells of it, and only its pin says that nobody pruned it."""
+    world.vm.pin("1.1")
+    (world.store / "vm/points/000001").unlink()
+    assert "000001" in world.vm.verify().damage[0].what
+    assert world.vm.pin("1.1", pinned=False) == "1.1"
+    assert world.vm.verify().damage == []
+    with pytest.raises(NotFoundError):
+        world.vm.pin("1.1")
 
 
 def test_a_shorter_disk_image_is_found(world: World) -> None:

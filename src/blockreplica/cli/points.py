@@ -135,8 +135,8 @@ def _pin(name: str, point: str, *, pinned: bool, as_json: bool) -> None:
     import blockreplica as br
 
     found = br.relationship(name).pin(point, pinned=pinned)
-    done = {"name": name, "point": found.id, "pinned": pinned}
-    show(done, lambda _: f"point {found.id} is {'pinned' if pinned else 'pinned no longer'}", as_json=as_json)
+    done = {"name": name, "point": found, "pinned": pinned}
+    show(done, lambda _: f"point {found} is {'pinned' if pinned else 'pinned no longer'}", as_json=as_json)
 
 
 @points.command()

@@ -11,8 +11,8 @@ right and are not there, and its next try must not call them whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -54,11 +54,21 @@ def repair(
     points = replica.points()
     damaged = {damage.disk for damage in report.found if damage.disk is not None}
     for disk in sorted(damaged):
-        with _Repair(replica, disk, primaries[disk], points, files) as one:
+        with _beyond_repair(), _Repair(replica, disk, primaries[disk], points, files) as one:
             places = [damage for damage in report.found if damage.disk == disk and damage.offset is not None]
             report.repaired += [Damage(disk, at.offset, at.length, source, []) for at, source in one.run(places)]
     report.after = verify(replica, progress=progress, files=files)
     return report
+
+
+@contextmanager
+def _beyond_repair() -> Iterator[None]:
+    """What is gone or torn hinders nothing else; the verify behind a repair tells of it."""
+    try:
+        yield
+    except BlockReplicaError as error:
+        if error.recoverable:
+            raise
 
 
 def _forget_cache(replica: Replica, files: Files) -> None:
@@ -106,8 +116,9 @@ class _Repair:
                 links = chain(self._layout, older.epoch, newer.epoch, self._files)
             except BlockReplicaError:
                 continue
-            if len(links) == 1:
-                done += self._log(links[0], older)
+            with _beyond_repair():  # by another index that leads to it, say
+                for found in self._log(links[0], older) if len(links) == 1 else ():
+                    done.append(found)
         return done
 
     def _newest(self, image: File, offset: int) -> tuple[Extent, str] | None:
@@ -125,9 +136,8 @@ class _Repair:
         image.pwrite(content, extent.offset)
         return extent, "the primary"
 
-    def _log(self, link: UndoIndex, older: PointRecord) -> list[tuple[Extent, str]]:
+    def _log(self, link: UndoIndex, older: PointRecord) -> Iterator[tuple[Extent, str]]:
         """Fill in the before-images of a log in blocks that are not what the older point had."""
-        done = []
         with self._replica.reader(older, self._disk) as reader, self._files.open(self._layout.image) as image:
             crosses = self._replica.record.crosses(older.epoch, link.last)
             rows = reader.proofs(link) if crosses else link.checksums(0, 1 << 62)
@@ -142,8 +152,7 @@ class _Repair:
                     continue
                 content = self._content(reader, extent, wanted, [self._primary, image])
                 if content is not None and self._fill(link, extent, content):
-                    done.append((extent, "the primary or the newest content"))
-        return done
+                    yield extent, "the primary or the newest content"
 
     def _fill(self, link: UndoIndex, extent: Extent, content: bytes) -> bool:
         rows = link.extents(extent.offset, extent.end)

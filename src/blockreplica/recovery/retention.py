@@ -2,8 +2,8 @@
 
 Points are ordered by epoch, never by time. Rules by count and by calendar say what is kept; whatever a rule wants gone,
 nothing younger than `min_age` goes, by the store's running time (rule 21), and after a jump of a clock nothing goes at
-all (invariant 10). In each hour, day, week, month and year an application-consistent point wins over the others, then
-the newest; fuzzy and damaged ones come last.
+all (invariant 10). The point that a warning names stays with it for a while. In each hour, day, week, month and year an
+application-consistent point wins over the others, then the newest; fuzzy and damaged ones come last.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ..stores import Replica
 from ..stores.clock import BACK_S, DAY, HOLD_S
 from ..units import format_duration
 
+WARNED_S = 30 * DAY  # of running time: so long the warning of an unusual point stands
 _RANK = {"application-consistent": 3, "crash-consistent": 2, "fuzzy": 1}
 _KEYS: dict[str, Callable[[datetime], str]] = {
     "hourly": lambda time: time.strftime("%Y-%m-%d %H"),
@@ -89,6 +90,7 @@ def plan(
     _count(points, policy, why)
     for name, key in _KEYS.items():
         _buckets(points, getattr(policy, name), name, key, damaged, why)
+    _warned(points, ran, why)
     held = held or _jumped(points, ran)
     for point in points:
         reasons, age = why[point.epoch], ran - point.ran
@@ -133,6 +135,17 @@ def _count(points: Sequence[PointRecord], policy: Policy, why: dict[int, list[st
     consistent = [point for point in reversed(points) if point.kind == "application-consistent"]
     for at, point in enumerate(consistent[: policy.application]):
         why[point.epoch].append(f"application-consistent {at + 1} of {policy.application}")
+
+
+def _warned(points: Sequence[PointRecord], ran: float, why: dict[int, list[str]]) -> None:
+    """The last point before unusual ones stays while their warning stands, and so does the newest that says it: a
+    night of syncs is no reason to lose what the warning names before anybody has read it."""
+    epochs = {point.id: point.epoch for point in points}
+    newest = {point.calm: point for point in points if point.unusual and ran - point.ran <= WARNED_S}
+    for calm, point in newest.items():
+        if calm in epochs:
+            why[epochs[calm]].append(f"the last before unusual point {point.id}, whose warning stands for 30 days")
+            why[point.epoch].append(f"unusual: its warning stands for 30 days and names point {calm}")
 
 
 def _buckets(

@@ -225,6 +225,7 @@ class _Disk:
     ) -> None:  # fmt: skip
         self._replica, self._disk, self._points, self._files = replica, disk, points, files
         self._scope, self._report, self._pace = scope, report, pace
+        self._unopened = set[str]()  # why points can't be read at all, as was said already
 
     def check(self) -> None:
         """The newest content against its checksums, then each undo log."""
@@ -237,9 +238,10 @@ class _Disk:
                         self._check_window(reader, window)
                     self._pace.done(self._report.bytes_read - before, window.length)
         except BlockReplicaError as error:
-            if self._scope.point is None:
+            if self._scope.point is None and error.recoverable:
                 raise
-            self._found(str(error), [self._points[-1].id])
+            self._unopened.add(str(error))
+            self._found(str(error), [point.id for point in self._points if not self._opens(point)])
         if self._scope.point is None:
             self._check_tables()
         for at in range(len(self._points) - 1):
@@ -247,6 +249,13 @@ class _Disk:
 
     def _found(self, what: str, points: list[str], at: Extent | None = None) -> None:
         self._report.found(what, points, disk=self._disk, at=at)
+
+    def _opens(self, point: PointRecord) -> bool:
+        try:
+            self._replica.reader(point, self._disk).close()
+        except BlockReplicaError:
+            return False
+        return True
 
     def _check_size(self, reader: PointReader) -> None:
         size = reader.image.size()
@@ -351,7 +360,8 @@ class _Disk:
         try:
             opened = self._replica.reader(older, self._disk)
         except BlockReplicaError as error:  # a missing table: points of other eras do not need it
-            self._found(str(error), [older.id])
+            if str(error) not in self._unopened:
+                self._found(str(error), [older.id])
             return
         with opened as reader:
             rows = reader.proofs(index) if crosses else rows

@@ -142,7 +142,8 @@ class _Movement:
         for each in (*earlier, point):
             if each.unusual:
                 warnings.append(f"point {each.id} is unusual: {each.unusual}; if nobody knows why, somebody may be "
-                                f"encrypting the disk: pin point {each.calm}, the last one before")  # fmt: skip
+                                f"encrypting the disk: point {each.calm}, the last one before, is kept for 30 days; "
+                                "pin it to keep it longer")  # fmt: skip
         for disk in moving.disks:
             if disk.begin is None:
                 continue

@@ -147,11 +147,19 @@ class Replica:
 
     def damaged_points(self) -> list[StateError]:
         """What is wrong with the records of points that can't be read; one that is missing between others is one."""
-        newest, epochs = self.state().epoch, self._epochs()
-        wanted = {*epochs, *self._lost(epochs), *([newest] if newest else [])}
+        pinned, newest, epochs = self._pinned(), self.state().epoch, self._epochs()
+        wanted = {*epochs, *self._lost(epochs), *([newest] if newest else []), *pinned}
         tried = [(epoch, self._try_point(epoch)) for epoch in sorted(wanted)]
         oldest = min(self._epochs(), default=newest)  # whatever was pruned meanwhile is not missed
-        return [found for epoch, found in tried if isinstance(found, StateError) and epoch >= oldest]
+        return [found for epoch, found in tried if isinstance(found, StateError)
+                and (epoch >= oldest or epoch in self._pinned())]  # fmt: skip
+
+    def _pinned(self) -> set[int]:
+        """The epochs whose points nothing but damage takes; none where the marks can't be read."""
+        try:
+            return {*self.marks().pinned}
+        except (FormatError, NotFoundError, StorageError):
+            return set()
 
     def _lost(self, epochs: list[int]) -> set[int]:
         """Epochs that undo logs lead to and that nobody pruned: their points had records."""
