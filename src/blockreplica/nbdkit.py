@@ -193,7 +193,8 @@ class Server:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        with contextlib.suppress(*([StorageError] if kind is not None else [])):  # what went wrong first is told
+            self.close()
 
 
 def start(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -352,6 +353,15 @@ def test_read_gives_any_part_of_a_point_and_nothing_beyond_it(world: World) -> N
     for offset, length in ((-1, 2), (0, SIZE + 1), (SIZE, 1), (1, -1)):
         with pytest.raises(UsageError):
             world.vm.replica.read("1.2", offset, length)
+
+
+def test_ctrl_c_stays_ctrl_c_when_the_server_dies_of_it(world: World) -> None:
+    """Nbdkit may end badly when its client is killed; whoever interrupted a recovery into a format is told 130."""
+    if not PLUGIN.exists():
+        pytest.skip("the nbdkit plugin is not built")
+    with pytest.raises(KeyboardInterrupt), world.vm.replica.serve() as served:
+        os.kill(served.pid, signal.SIGKILL)
+        raise KeyboardInterrupt
 
 
 def test_nobody_begins_to_write_a_file_that_is_being_replaced(world: World, tmp_path: Path) -> None:
