@@ -359,9 +359,14 @@ def test_ctrl_c_stays_ctrl_c_when_the_server_dies_of_it(world: World) -> None:
     """Nbdkit may end badly when its client is killed; whoever interrupted a recovery into a format is told 130."""
     if not PLUGIN.exists():
         pytest.skip("the nbdkit plugin is not built")
-    with pytest.raises(KeyboardInterrupt), world.vm.replica.serve() as served:
-        os.kill(served.pid, signal.SIGKILL)
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with world.vm.replica.serve() as served:
+            os.kill(served.pid, signal.SIGKILL)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
 
 
 def test_nobody_begins_to_write_a_file_that_is_being_replaced(world: World, tmp_path: Path) -> None:
