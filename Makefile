@@ -51,6 +51,7 @@ mutations:
 	@tools/bootstrap dev
 	@$(PYTHON) tests/crash/mutations.py
 	@$(PYTHON) tests/crash/native_mutations.py
+	@$(PYTHON) tests/crash/rule_mutations.py
 
 bench:
 	@tools/bootstrap bench

@@ -31,6 +31,10 @@ class Mutation:
 
 
 PIVOT, DEATH, OVERLAY = ("test_pivot",), ("test_pivot_death",), ("test_overlay",)
+FIRST = "    int error = read_image(overlay, data, answer->start, answer->end, trouble);\n"
+TABLE = "        error = br_overlay_table(overlay, answer->start / each, count, answer->sums, trouble);\n"
+LAST = "        error = look_up(overlay, answer, trouble);\n"
+LATER = "    if (!error)\n" + FIRST.replace("    int error", "        error")
 
 MUTATIONS = [
     Mutation(
@@ -87,7 +91,7 @@ MUTATIONS = [
         "what is being applied is not seen",
         "overlay.c",
         "    int error = br_overlay_refresh(overlay, trouble);\n    if (!error)\n        error = br_overlay_map",
-        "    int error = 0;\n    if (!error)\n        error = br_overlay_map",
+        "    int error = 0;\n    if (!error)\n" + TABLE + "    if (!error)\n" + LAST + LATER,
         OVERLAY,
     ),
     Mutation(
@@ -111,6 +115,17 @@ MUTATIONS = [
         "overlay_extents.c",
         "    if (sum.kind != BR_UNDO_KNOWN || memcmp(sum.entry, zeros, sizeof zeros) != 0)\n        *result = false;\n",
         "    (void)zeros;\n",
+        OVERLAY,
+    ),
+    Mutation(
+        "what is being applied is read after the undo indexes",
+        "overlay.c",
+        FIRST + "    if (!error)\n" + TABLE + "    if (!error)\n" + LAST,
+        "    int error = 0;\n    if (!error)\n"
+        + TABLE
+        + "    if (!error)\n"
+        + LAST
+        + FIRST.replace("    int error", "    if (!error)\n        error"),
         OVERLAY,
     ),
     Mutation(

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from blockreplica.errors import BusyError, NotFoundError, RefusedError, StateError, TableError
-from blockreplica.files import Files
+from blockreplica.files import File, Files
 from blockreplica.stores import DirectoryStore
 from stores.model import changed, content, move, new_replica, open_replica, points_equal
 
 SIZE = 40 * 16384 + 5000
+BLOCKS = 41
 
 
 def history(folder: Path, rounds: int, seed: int) -> dict[int, bytes]:
@@ -110,6 +114,62 @@ def test_rule_15_a_reader_opened_before_a_sync_reads_its_point_while_and_after(t
         buffer = bytearray(SIZE)
         newest.pread_into(buffer, 0)
         assert buffer == models[3]
+
+
+class Interleaved(Files):
+    """A delta goes on each time that a reader is about to read one of these files, and after it has."""
+
+    def __init__(self, *watched: str) -> None:
+        self.watched = watched
+        self.step: Callable[[], None] = lambda: None
+
+    class _Read(File):
+        __slots__ = ("step",)
+        step: Callable[[], None]
+
+        def pread_into(self, buffer: Any, offset: int) -> int:
+            self.step()
+            got = super().pread_into(buffer, offset)
+            self.step()
+            return got
+
+    def open(self, path: Path, *, write: bool = False, create: bool = False, exclusive: bool = False) -> File:
+        plain = super().open(path, write=write, create=create, exclusive=exclusive)
+        if path.name not in self.watched:
+            return plain
+        with plain:
+            file = self._Read(path, os.dup(plain.fileno()))
+        file.step = lambda: self.step()
+        return file
+
+
+@pytest.mark.parametrize("name", ["disk.img", "checksums"])
+def test_rule_15_what_is_overwritten_between_two_steps_of_a_read_is_undone(tmp_path: Path, name: str) -> None:
+    """The image and the table are read first, the undo index after them; the other way round this reads the future."""
+    models, files, rng = history(tmp_path / "store", 3, 9), Interleaved(name), random.Random(11)
+    writer, points = open_replica(tmp_path / "store"), open_replica(tmp_path / "store", files=files)
+    with ExitStack() as stack:
+        readers = {epoch: stack.enter_context(points.reader(points.find(f"1.{epoch}"), 0)) for epoch in (2, 3)}
+        entries = {epoch: reader.checksums(0, BLOCKS)[0] for epoch, reader in readers.items()}
+        stack.enter_context(writer.locked())
+        session = stack.enter_context(closing(writer.session()))
+        session.start("delta", heal=False)
+        places = iter(range(0, SIZE - 5000, 16384))
+
+        def step() -> None:
+            at = next(places, None)
+            if at is not None:
+                session.disks[0].write(*one_row(at, rng.randbytes(5000)))
+                session.disks[0].flush()
+
+        files.step = step
+        for _ in range(4):
+            for epoch, reader in readers.items():
+                buffer = bytearray(SIZE)
+                reader.pread_into(buffer, 0)
+                assert buffer == models[epoch]
+                assert reader.checksums(0, BLOCKS)[0] == entries[epoch]
+        assert next(places, None) is not None, "the delta was over before the last read"
 
 
 def test_pruning_keeps_the_newest_and_spares_what_a_reader_holds(tmp_path: Path) -> None:

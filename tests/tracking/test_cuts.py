@@ -15,7 +15,7 @@ from blockreplica.errors import StorageError
 from blockreplica.tracking import Cut, ImageSource, track
 from blockreplica.tracking.names import Names
 
-from .helpers import MIB, HookedFile, HookedFiles, beside, dirty_granules, make_image, replay
+from .helpers import MIB, HookedFile, HookedFiles, beside, die, dirty_granules, make_image, replay
 
 COUNTER = struct.Struct("<Q")
 
@@ -151,6 +151,24 @@ def test_a_cutter_that_dies_after_the_instant_leaves_a_finished_cut(images: list
     first, second = (record.log for record in ImageSource.open(images[0]).records(0, 2))
     assert replay([first], bytes(MIB))[:2] == b"a\0"
     assert replay([first, second], bytes(MIB))[:2] == b"ab"
+
+
+def test_rule_4_a_tracker_that_dies_in_a_cut_leaves_a_log_of_either_epoch(tmp_path: Path) -> None:
+    image, word = tmp_path / "vm.img", tmp_path / "word"
+    before = make_image(image, MIB, seed=2)
+    word.write_bytes(bytes(8))
+    tracked = track(image)
+    tracked.pwrite(b"old" * 100, 8192)
+    tracked.prepare(word)
+    word.write_bytes(b"\1".ljust(8, b"\0"))
+    tracked.pwrite(b"new" * 100, 8200)
+    die(tracked)
+    source = ImageSource.open(image)
+    cut = source.cut()
+    assert cut is not None
+    logs = [record.log for record in source.records(0, cut.epoch)]
+    assert replay(logs[:1], before) == before[:8192] + b"old" * 100 + before[8492:]
+    assert replay(logs, before) == image.read_bytes()
 
 
 def test_a_cut_that_can_not_be_recorded_is_finished_by_the_next_one(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,27 @@ def test_an_image_without_room_gets_that_of_the_log(image: Path) -> None:
     assert image.read_bytes()[:8192] == b"a" * 4096 + b"b" * 4096
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("change", ["pwrite", "zero"])
+def test_rule_3_no_change_fails_for_the_room_that_the_log_has(image: Path, change: str, number: int) -> None:
+    full = True
+
+    def hook(what: str, name: str, _: HookedFile | None, arguments: tuple[Any, ...]) -> None:
+        nonlocal full
+        if full and (what, name) == (change, "vm.img"):
+            raise OSError(number, "full")
+        if (what, name, arguments) == ("truncate", "vm.img.hrl", (0,)):
+            full = False
+
+    files = HookedFiles()
+    with track(image, files=files) as tracked:
+        files.hook = hook
+        tracked.pwrite(bytes(4096), 0) if change == "pwrite" else tracked.zero(0, 4096)
+        files.hook = lambda *_: None
+        assert tracked.status().state == "bitmap only"
+    assert image.read_bytes()[:4096] == bytes(4096)
+
+
 def test_an_image_without_room_gets_that_of_sealed_logs_too(image: Path) -> None:
     """Their bitmaps stand in for them; the newest goes last."""
     full = False
@@ -144,6 +166,34 @@ def test_the_limit_is_half_of_the_image_unless_given(tmp_path: Path) -> None:
         assert tracked.status().state == "tracking"
         tracked.pwrite(b"a" * MIB, 3 * MIB)
         assert tracked.status().state == "bitmap only"
+
+
+def test_rule_2_a_flush_waits_for_an_fsync_that_begins_after_the_writes_before_it(image: Path) -> None:
+    """One that was under way already may have passed by what was written since."""
+    reached, go_on, syncs = threading.Event(), threading.Event(), 0
+
+    def slow(what: str, name: str, _: HookedFile | None, __: tuple[Any, ...]) -> None:
+        nonlocal syncs
+        if (what, name) == ("sync", "vm.img"):
+            syncs += 1
+            reached.set()
+            assert go_on.wait(30)
+
+    files = HookedFiles()
+    with track(image, files=files) as tracked:
+        files.hook = slow
+        first = threading.Thread(target=tracked.flush)
+        first.start()
+        assert reached.wait(30)
+        tracked.pwrite(b"a" * 4096, 0)
+        second = threading.Thread(target=tracked.flush)
+        second.start()
+        second.join(0.3)
+        go_on.set()
+        first.join()
+        second.join()
+        files.hook = lambda *_: None
+    assert syncs == 2
 
 
 def test_a_failed_fsync_of_the_image_is_never_taken_back(image: Path) -> None:

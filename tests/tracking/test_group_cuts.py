@@ -141,6 +141,27 @@ def test_a_tracker_can_not_begin_while_its_closed_image_is_cut(images: list[Path
     track(images[0]).close()
 
 
+def test_rule_4_no_tracker_begins_to_write_a_closed_member_before_the_instant(
+    images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would have writes before the instant that its cut lacks."""
+    track(images[1]).close()
+    set_word, refused = group._Word.set, list[bool]()
+
+    def racing(word: group._Word) -> float:
+        try:
+            track(images[1]).close()
+        except BusyError:
+            refused.append(True)
+        return set_word(word)
+
+    monkeypatch.setattr(group._Word, "set", racing)
+    with track(images[0]) as first:
+        first.pwrite(b"x", 0)
+        assert all(cut_together([ImageSource.open(image) for image in images]))
+    assert refused == [True]
+
+
 def test_a_tracker_that_died_is_cut_by_settling_it(images: list[Path]) -> None:
     dead, live = track(images[0]), track(images[1])
     dead.pwrite(b"x", 3 * 65536)

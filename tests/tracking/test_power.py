@@ -297,6 +297,28 @@ def test_when_the_hot_record_can_not_be_made_durable_a_mark_beside_the_image_is(
     assert not (tmp_path / "vm.img.whole").exists()
 
 
+def test_rule_3_where_only_the_fsync_of_the_hot_record_fails_the_mark_is_durable_before_the_write(
+    tmp_path: Path,
+) -> None:
+    files, events = HookedFiles(), list[tuple[str, str]]()
+    tracker = open_hooked(tmp_path, files)
+
+    def broken(what: str, name: str, *_: object) -> None:
+        if (what, name) == ("sync", "vm.img.tracking"):
+            raise OSError(5, "broken")
+        if name != "vm.img.tracking":
+            events.append((what, name))
+
+    files.hook = broken
+    tracker.pwrite(b"x", 5 * REGION)
+    files.hook = lambda *_: None
+    tracker.drop()
+    mark = "vm.img.whole"
+    assert [one for one in events if one[1] != "vm.img.hrl"] == [
+        ("create", mark), ("sync", mark), ("sync folder", tmp_path.name), ("pwrite", "vm.img")
+    ]  # fmt: skip
+
+
 def test_more_regions_than_there_are_slots_are_the_whole_image(tmp_path: Path) -> None:
     files = HookedFiles()
     tracker = open_hooked(tmp_path, files)

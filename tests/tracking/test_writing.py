@@ -122,6 +122,25 @@ def test_a_write_that_the_image_fails_is_logged_as_what_the_image_holds(image: P
     assert replay([log], before) == after
 
 
+@pytest.mark.parametrize("kept", [0, 1000])
+def test_rule_1_zeros_that_the_image_fails_are_logged_as_what_the_image_holds(image: Path, kept: int) -> None:
+    before = image.read_bytes()
+
+    def tear(what: str, name: str, file: HookedFile | None, arguments: tuple[Any, ...]) -> None:
+        if (what, name) == ("zero", "vm.img"):
+            assert file is not None
+            file.write_past_the_hook(bytes(kept), arguments[0])
+            raise OSError(errno.EIO, "torn")
+
+    with track(image, files=HookedFiles(tear)) as tracked:
+        with pytest.raises(StorageError, match="EIO"):
+            tracked.zero(20_000, 4096)
+        tracked.cut()
+    after = image.read_bytes()
+    assert after == before[:20_000] + bytes(kept) + before[20_000 + kept :]
+    assert replay([image.with_name("vm.img.000001.hrl")], before) == after
+
+
 def test_when_the_image_can_not_even_be_read_back_the_bitmap_stands_in_for_the_log(image: Path) -> None:
     def broken(what: str, name: str, _: HookedFile | None, __: tuple[Any, ...]) -> None:
         if name == "vm.img" and what in ("pwrite", "pread"):
@@ -244,6 +263,32 @@ def test_one_large_write_is_one_change_in_pieces(tmp_path: Path) -> None:
     log = image.with_name("vm.img.000001.hrl")
     assert sum(length for _, length, _ in entries(log)) == len(data)
     assert replay([log], before) == image.read_bytes()
+
+
+WRITE, ZERO, DISCARD = ("pwrite", b"w" * 8192, 8192), ("zero", 4096, 8192), ("discard", 4096, 8192)
+
+
+@pytest.mark.parametrize(("first", "second"), [(WRITE, ZERO), (WRITE, DISCARD), (ZERO, WRITE)])
+def test_rule_1_zeros_and_writes_that_overlap_wait_for_one_another(image: Path, first: Any, second: Any) -> None:
+    """Else the one that comes later lies above in the log and below in the image."""
+    before, reached, go_on = image.read_bytes(), threading.Event(), threading.Event()
+
+    def slow(what: str, name: str, _: HookedFile | None, __: tuple[Any, ...]) -> None:
+        if (what, name) == (first[0], "vm.img") and not reached.is_set():
+            reached.set()
+            assert go_on.wait(30)
+
+    with track(image, files=HookedFiles(slow)) as tracked:
+        threads = [threading.Thread(target=getattr(tracked, name), args=args) for name, *args in (first, second)]
+        threads[0].start()
+        assert reached.wait(30)
+        threads[1].start()
+        threads[1].join(0.3)
+        go_on.set()
+        for thread in threads:
+            thread.join()
+        tracked.cut()
+    assert replay([image.with_name("vm.img.000001.hrl")], before) == image.read_bytes() != before
 
 
 @pytest.mark.parametrize("through_python", [False, True])
