@@ -213,6 +213,44 @@ static void rule_15_what_is_overwritten_between_two_steps_of_a_read_is_undone(bo
     br_overlay_close(overlay);
 }
 
+static const struct br_folder_ops *plain_folder;
+static bool ended;
+
+/* The reader looks for the next epoch: the one before it goes on, and ends, and that one begins. */
+static int open_when_it_has_begun(struct br_folder *folder, const char *name, int flags,
+                                  struct br_file **file) {
+    char next[64];
+    if (!ended && strcmp(name, strchr(undo_name(next, epochs + 2, ".index"), '/') + 1) == 0) {
+        ended = true;
+        write_on();
+        seal(&live);
+        memcpy(points[epochs + 1], now, size);
+        begin_undo(&live, epochs + 2, epochs + 2, ".index");
+        write_on();
+    }
+    return plain_folder->open(folder, name, flags, file);
+}
+
+/* Only the last index is looked at again: what comes to one before its end must be seen before the next
+ * counts. */
+static void rule_15_an_epoch_that_ends_while_a_reader_looks_for_the_next_is_seen_whole(void) {
+    struct br_overlay *overlay = open_point(epochs, epochs, 0);
+    begin_undo(&live, epochs + 1, epochs + 1, ".index");
+    live_start = live_steps = 0;
+    write_on();
+    reads_as(overlay, epochs, 1, &chance);
+    plain_folder = overlay->undo_folder->ops;
+    struct br_folder_ops ops = *plain_folder;
+    ops.open = open_when_it_has_begun;
+    overlay->undo_folder->ops = &ops;
+    ended = false;
+    reads_as(overlay, epochs, reads, &chance);
+    CHECK(ended);
+    overlay->undo_folder->ops = plain_folder;
+    seal(&live);
+    br_overlay_close(overlay);
+}
+
 /* Logs 2 and 3 become one, as pruning does it: whoever has the old ones open, or must open them anew, goes
  * on. */
 static void readers_go_on_when_logs_were_merged(void) {
@@ -279,6 +317,9 @@ int main(void) {
         rule_15_what_is_overwritten_between_two_steps_of_a_read_is_undone(in_table);
         remove_store();
     }
+    make_store(epochs, &chance);
+    rule_15_an_epoch_that_ends_while_a_reader_looks_for_the_next_is_seen_whole();
+    remove_store();
     puts("test_overlay: ok");
     return 0;
 }

@@ -91,7 +91,7 @@ MUTATIONS = [
         "what is being applied is not seen",
         "overlay.c",
         "    int error = br_overlay_refresh(overlay, trouble);\n    if (!error)\n        error = br_overlay_map",
-        "    int error = 0;\n    if (!error)\n" + TABLE + "    if (!error)\n" + LAST + LATER,
+        "    int error = 0;\n    if (!error)\n        error = br_overlay_map",
         OVERLAY,
     ),
     Mutation(
@@ -121,11 +121,14 @@ MUTATIONS = [
         "what is being applied is read after the undo indexes",
         "overlay.c",
         FIRST + "    if (!error)\n" + TABLE + "    if (!error)\n" + LAST,
-        "    int error = 0;\n    if (!error)\n"
-        + TABLE
-        + "    if (!error)\n"
-        + LAST
-        + FIRST.replace("    int error", "    if (!error)\n        error"),
+        "    int error = 0;\n" + TABLE.replace("        error", "    error") + "    if (!error)\n" + LAST + LATER,
+        OVERLAY,
+    ),
+    Mutation(
+        "what came to an index before its end is not seen",
+        "overlay_map.c",
+        "if (!error && count) /* it was sealed",
+        "if (false) /* it was sealed",
         OVERLAY,
     ),
     Mutation(

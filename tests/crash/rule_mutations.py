@@ -133,6 +133,13 @@ MUTATIONS = [
     ),
     Mutation("15: the undo index before the image", READER, IMAGE + LOOK, LOOK + IMAGE, BETWEEN),
     Mutation("15: the undo index before the table", READER, TABLE + LOOK, LOOK + TABLE, BETWEEN),
+    Mutation(
+        "15: what came to an index before its end is not seen",
+        READER,
+        "            if self._indexes:\n                self._indexes[-1].refresh()\n            self._indexes.append",
+        "            self._indexes.append",
+        (BETWEEN[0], "rule_15_an_epoch_that_ends_while"),
+    ),
 ]
 
 

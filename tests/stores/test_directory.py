@@ -13,8 +13,8 @@ import pytest
 
 from blockreplica.errors import BusyError, NotFoundError, RefusedError, StateError, TableError
 from blockreplica.files import File, Files
-from blockreplica.stores import DirectoryStore
-from stores.model import changed, content, move, new_replica, open_replica, points_equal
+from blockreplica.stores import DirectoryStore, Session
+from stores.model import changed, commit, content, move, new_replica, open_replica, points_equal
 
 SIZE = 40 * 16384 + 5000
 BLOCKS = 41
@@ -117,7 +117,7 @@ def test_rule_15_a_reader_opened_before_a_sync_reads_its_point_while_and_after(t
 
 
 class Interleaved(Files):
-    """A delta goes on each time that a reader is about to read one of these files, and after it has."""
+    """A writer takes a step each time that a reader looks for one of these files, is about to read it, and has."""
 
     def __init__(self, *watched: str) -> None:
         self.watched = watched
@@ -132,6 +132,11 @@ class Interleaved(Files):
             got = super().pread_into(buffer, offset)
             self.step()
             return got
+
+    def exists(self, path: Path) -> bool:
+        if path.name in self.watched:
+            self.step()
+        return super().exists(path)
 
     def open(self, path: Path, *, write: bool = False, create: bool = False, exclusive: bool = False) -> File:
         plain = super().open(path, write=write, create=create, exclusive=exclusive)
@@ -170,6 +175,46 @@ def test_rule_15_what_is_overwritten_between_two_steps_of_a_read_is_undone(tmp_p
                 assert buffer == models[epoch]
                 assert reader.checksums(0, BLOCKS)[0] == entries[epoch]
         assert next(places, None) is not None, "the delta was over before the last read"
+
+
+def test_rule_15_an_epoch_that_ends_while_a_reader_looks_for_the_next_is_seen_whole(tmp_path: Path) -> None:
+    """Only the last index is looked at again: what comes to one before its end must be seen before the next counts."""
+    models, files, rng = history(tmp_path / "store", 3, 9), Interleaved("000005.index"), random.Random(12)
+    writer, points = open_replica(tmp_path / "store"), open_replica(tmp_path / "store", files=files)
+    with ExitStack() as stack:
+        reader = stack.enter_context(points.reader(points.find("1.3"), 0))
+        entries = reader.checksums(0, BLOCKS)[0]
+        stack.enter_context(writer.locked())
+
+        def begun(block: int) -> Session:
+            session = stack.enter_context(closing(writer.session()))
+            session.start("delta", heal=False)
+            go_on(session, block)
+            return session
+
+        def go_on(session: Session, block: int) -> None:
+            session.disks[0].write(*one_row(block * 16384, rng.randbytes(5000)))
+            session.disks[0].flush()
+
+        def end_and_begin() -> None:
+            files.step = lambda: None
+            go_on(session, 5)
+            commit(session)
+            session.close()
+            begun(9)
+
+        def look() -> None:
+            buffer = bytearray(SIZE)
+            reader.pread_into(buffer, 0)
+            assert buffer == models[3]
+            assert reader.checksums(0, BLOCKS)[0] == entries
+
+        session = begun(1)
+        look()
+        files.step = end_and_begin
+        look()
+        look()
+        assert len(writer.points()) == 4
 
 
 def test_pruning_keeps_the_newest_and_spares_what_a_reader_holds(tmp_path: Path) -> None:
