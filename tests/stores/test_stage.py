@@ -93,7 +93,7 @@ class Held(Files):
         self.begun += 1
 
         def held() -> None:
-            self.may.wait(10)
+            self.may.wait(60)
             work()
 
         return super().aside(held)
