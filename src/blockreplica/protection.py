@@ -208,10 +208,11 @@ class Relationship:
         from .recovery.serving import served_points
 
         points: list[PointRecord] = []
-        incomplete, state, block_size = False, "", None
+        incomplete, state, damage, block_size = False, "", "", None
         try:
             replica = self.replica.base
             points, incomplete, block_size = replica.points(), replica.incomplete, replica.record.block_size
+            damage = "damaged points" if replica.marks().damaged else ""
         except BlockReplicaError as error:
             state = f"store: {error}"
         disks = self._disks(rate_over_s)
@@ -219,7 +220,7 @@ class Relationship:
             if not state and any(disk.tracking == trouble for disk in disks):
                 state = f"image {trouble}"
         if not state:
-            state = "ok" if points and not incomplete else "incomplete" if incomplete else "no point yet"
+            state = "incomplete" if incomplete else damage or ("ok" if points else "no point yet")
         newest = points[-1] if points else None
         return Status(
             name=self.name, state=state, store=self.store, points=len(points), newest=newest,

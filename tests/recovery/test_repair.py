@@ -42,10 +42,12 @@ def test_a_block_of_the_newest_content_comes_back_from_the_primary(world: World)
     flip(world.disk() / "disk.img", 20 * BLOCK + 5)
     assert world.vm.verify().damage
     assert damaged_points(world) == ["1.1", "1.2", "1.3"]
+    assert world.vm.status().state == "damaged points"
     report = world.vm.repair()
     assert [(each.offset, each.length) for each in report.repaired] == [(20 * BLOCK, BLOCK)]
     assert report.after.damage == []
     assert damaged_points(world) == []
+    assert world.vm.status().state == "ok"
     world.check()
 
 
