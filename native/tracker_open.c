@@ -83,8 +83,10 @@ static int record_closed(struct br_tracker *tracker, const struct br_identity *j
         return br_save_state(tracker);
     if (error)
         return error;
-    if (judged && !tracker->identity_given &&
-        !br_identity_equal(judged, &state->identity, state->ignore_ctime)) {
+    bool written = judged && !tracker->identity_given &&
+                   !br_identity_equal(judged, &state->identity, state->ignore_ctime);
+    bool resized = !tracker->container.file && state->identity.size != tracker->size; /* behind our back */
+    if (written || resized) {
         tracker->all_suspect = true;
         return br_save_state(tracker);
     }

@@ -48,7 +48,7 @@ static bool fits_power(const struct br_tracking *tracking, const struct br_ident
 enum br_found br_judge(const struct br_tracking *tracking, const struct br_identity *now, bool provable,
                        const uint8_t boot[16]) {
     const struct br_state *state = &tracking->state;
-    if (!provable || state->suspect)
+    if (!provable || state->suspect || (state->clean && !state->contained && now->size != state->size))
         return BR_FOUND_SUSPECT;
     if (state->clean)
         return br_identity_equal(now, &state->identity, state->ignore_ctime) ? BR_FOUND_CLOSED

@@ -68,6 +68,25 @@ def same(vm: br.Relationship, qemu: Daemon) -> br.SyncResult:
     return result
 
 
+def test_rule_8_a_lost_consistent_cut_is_told_of_also_when_qemu_was_restarted_before_it(
+    daemon: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A QEMU without bitmaps must not count from 1 again: the cut would look older than the newest point."""
+    monkeypatch.setenv("BLOCKREPLICA_STATE", str(tmp_path / "state"))
+    qemu = daemon("raw")
+    vm = br.protect(qemu.address(), tmp_path / "store", name="vm", pre_cut="true")
+    same(vm, qemu)
+    same(vm, qemu)
+    qemu.stop()
+    qemu.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "_before", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        qemu.io("write -P 2 1M 64k")
+        with pytest.raises(KeyboardInterrupt):
+            vm.sync()
+    assert "could not be kept: QEMU's bitmaps" in same(vm, qemu).reason
+
+
 def test_a_delta_sends_only_what_the_guest_wrote(daemon: Start, tmp_path: Path) -> None:
     qemu = daemon("raw")
     qemu.io("write -P 1 0 1M", "write -P 2 4M 64k")

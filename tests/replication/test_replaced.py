@@ -5,12 +5,14 @@ Invariant 11: what can't be proved to be a delta is compared, or the sync ends w
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from blockreplica import track
 from blockreplica.errors import BusyError
+from blockreplica.kernels import crc32c
 from blockreplica.progress import Progress
 
 from .world import MIB, World, write
@@ -56,5 +58,34 @@ def test_an_image_that_is_replaced_while_it_is_compared_makes_no_point(world: Wo
         with pytest.raises(BusyError, match="replaced by another file"):
             world.vm.resync(progress=Replacing())
     assert len(world.vm.points()) == 1
+    assert world.vm.sync().action == "resync"
+    assert world.recovered(None) == world.image.read_bytes()
+
+
+@pytest.mark.parametrize("to", [3 * MIB, MIB // 2])
+def test_rule_6_an_image_that_somebody_resizes_under_its_tracker_is_compared_once_that_is_closed(
+    world: World, to: int
+) -> None:
+    """The tracker can't tell what else was done; taken for unchanged, its later points would keep the old size."""
+    with track(world.image) as image:
+        image.pwrite(b"before", 5000)
+        os.truncate(world.image, to)
+    assert world.vm.sync().action == "resync"
+    assert world.recovered(None) == world.image.read_bytes()
+    with track(world.image) as image:
+        image.pwrite(b"after", to - 5000)
+        assert world.vm.sync().action == "delta"
+    assert world.recovered(None) == world.image.read_bytes()
+
+
+def test_rule_6_one_that_an_earlier_version_recorded_as_closed_with_two_sizes_is_compared(world: World) -> None:
+    with track(world.image):
+        pass
+    tracking = world.image.with_name(world.image.name + ".tracking")
+    state = bytearray(tracking.read_bytes()[:512])
+    state[40:48] = (MIB // 2).to_bytes(8, "little")  # the size of the image, and not that of its identity
+    state[508:512] = crc32c(bytes(state[:508])).to_bytes(4, "little")
+    with open(tracking, "r+b") as file:
+        file.write(state)
     assert world.vm.sync().action == "resync"
     assert world.recovered(None) == world.image.read_bytes()

@@ -151,7 +151,8 @@ class MachineGroup:
 
     def prepare(self, known: Sequence[Sequence[Cursor]]) -> list[str]:
         """Scratch images, and what a dead sync left."""
-        self._machine.prepare([{cursor.chain for cursor in cursors} for cursors in known])
+        above = max((cursor.epoch for cursors in known for cursor in cursors), default=0)
+        self._machine.prepare([{cursor.chain for cursor in cursors} for cursors in known], above=above)
         return []
 
     def one_cut(self) -> bool:

@@ -330,7 +330,8 @@ class ImageSource:
         state = read_state(file, self.names.tracking)
         if state is None or state.contained != self.contained:
             return "changed", None
-        if not state.clean or state.failed:  # which the next boot settles
+        resized = not state.contained and state.identity.size != state.size  # while it was open, by somebody else
+        if not state.clean or state.failed or resized:  # which the next boot settles
             return "unclean", state
         with self._files.open(self.path) as image:
             same = Identity.of(image.fileno()).fits(state.identity, ignore_ctime=state.ignore_ctime)

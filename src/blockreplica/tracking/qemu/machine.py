@@ -39,7 +39,7 @@ class Machine:
         self._fleece: Fleece | None = None
         self._trails: list[list[Bitmap]] = []
         self._faults: list[str] = []
-        self._merged = 0
+        self._merged = self._above = 0
         try:
             self._disks = [self._disk(node) for node in self._nodes()]
         except BaseException:
@@ -51,10 +51,12 @@ class Machine:
         """The disks, as they are."""
         return self._disks
 
-    def prepare(self, known: Sequence[Collection[str]]) -> None:
-        """All that may take its time before a cut. `known`: for each disk the cuts (chains) that must be kept apart."""
+    def prepare(self, known: Sequence[Collection[str]], *, above: int = 0) -> None:
+        """All that may take its time before a cut. `known`: for each disk the cuts (chains) that must be kept apart.
+        Where QEMU has lost its bitmaps, epochs go on above `above`: no later cut may look like an earlier one."""
         fleece = self._fleeced()
         fleece.clear()
+        self._above = above
         nodes = self._nodes()
         self._disks = [self._disk(node) for node in nodes]
         trails = [ours(node, self._relationship) for node in nodes]
@@ -72,7 +74,7 @@ class Machine:
         """Cut all disks at one instant; their content of that instant can be read from then on."""
         chain, cuts, actions = uuid4(), [], []
         for disk, trail, node in zip(self._disks, self._trails, self._nodes(), strict=True):
-            epoch = trail[-1].epoch + 1 if trail else 1
+            epoch = max(self._above, trail[-1].epoch if trail else 0) + 1
             name = bitmap_name(self._relationship, epoch, chain)
             actions += rotation(disk.node, trail, name, persistent=_persistent(node))
             cuts.append((epoch, disk.size))
