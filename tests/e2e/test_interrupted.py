@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import blockreplica as br
+from blockreplica.errors import RefusedError
 
 SIZE = 3 << 20
 SEED = 130
@@ -105,3 +106,16 @@ def test_an_interrupted_recovery_goes_on_where_it_was(image: Path, tmp_path: Pat
     br.relationship("vm").replica.recover(None, target)
     assert os.listdir(target.parent) == ["out.img"]
     assert target.read_bytes() == image.read_bytes()
+
+
+def test_a_name_given_to_the_wrong_image_is_free_again_as_the_error_says(image: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.img"
+    other.write_bytes(b"the wrong one")
+    steps = 10  # the catalog has it by then, and no point is there
+    assert_interrupted(interrupt(steps, "protect", other, "--to", tmp_path / "store", "--name", "vm"))
+    with pytest.raises(RefusedError, match="unprotect vm --delete-replica"):
+        br.protect(image, tmp_path / "store", name="vm")
+    br.unprotect("vm", delete_replica=True)
+    assert br.protect(image, tmp_path / "store", name="vm").points()
+    with pytest.raises(RefusedError, match="for other images; choose another --name"):
+        br.protect(other, tmp_path / "store", name="vm")

@@ -133,12 +133,17 @@ def _interrupted(catalog: Catalog, wanted: Definition) -> Definition | None:
         held = catalog.get(wanted.name)
     except NotFoundError:
         return None
-    if (held.images, held.store, held.tracking_dir) != (wanted.images, wanted.store, wanted.tracking_dir):
-        raise RefusedError(f"relationship {held.name!r}: exists already, for other images; choose another --name")
     try:
-        begun = DirectoryStore(held.store).replica(held.name).state().epoch
+        begun = DirectoryStore(held.store).replica(held.name).state().epoch > 0
     except (NotFoundError, RefusedError):
-        return held
+        begun = False
+    if (held.images, held.store, held.tracking_dir) != (wanted.images, wanted.store, wanted.tracking_dir):
+        what = (
+            ""
+            if begun
+            else f"unprotect {held.name} --delete-replica if it was begun by mistake, for it has no point; or "
+        )
+        raise RefusedError(f"relationship {held.name!r}: exists already, for other images; {what}choose another --name")
     if begun:
         raise RefusedError(f"relationship {held.name!r}: is protected already; run sync")
     return held
