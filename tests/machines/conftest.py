@@ -34,8 +34,10 @@ def daemon(short_folder: Path) -> Iterator[Callable[..., Daemon]]:
     """Makes and starts daemons with a disk for each format named."""
     started: list[Daemon] = []
 
-    def start(*formats: str, size: int = 8 * MIB) -> Daemon:
+    def start(*formats: str, size: int = 8 * MIB, relative: bool = False) -> Daemon:
         images = [(make_disk(short_folder / f"d{at}.img", fmt, size), fmt) for at, fmt in enumerate(formats)]
+        if relative:
+            images = [(Path(path.name), fmt) for path, fmt in images]
         started.append(Daemon(short_folder, images).start())
         return started[-1]
 

@@ -71,7 +71,7 @@ class Daemon:
             command += ["--export", f"nbd,id=guest{index},node-name={node},name=guest{index},writable=on"]
         for name in (self.qmp, self.nbd, self.folder / "w.sock"):
             name.unlink(missing_ok=True)
-        self.process = subprocess.Popen(command, preexec_fn=die_with_parent)
+        self.process = subprocess.Popen(command, preexec_fn=die_with_parent, cwd=self.folder)
         until = time.monotonic() + 20
         while not self.nbd.exists():
             assert self.process.poll() is None, "the daemon ended"

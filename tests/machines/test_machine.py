@@ -299,10 +299,11 @@ def small_disk_free(folder: Path) -> int:
     return space.f_bavail * space.f_frsize
 
 
+@pytest.mark.parametrize("relative", [False, True])
 def test_the_room_that_sparse_disks_may_still_need_is_not_taken_for_scratch(
-    daemon: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    daemon: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relative: bool
 ) -> None:
-    qemu = daemon("raw")
+    qemu = daemon("raw", relative=relative)
     vm = protected(qemu, tmp_path)
     monkeypatch.setattr(fleece, "RESERVE", small_disk_free(qemu.folder) - 12 * MIB)  # the disk may grow by 8 MiB
     with pytest.raises(NoSpaceError, match="still grow"):

@@ -193,9 +193,10 @@ class Machine:
     def _disk(self, node: dict[str, Any]) -> Disk:
         if node["ro"]:
             raise RefusedError(f"{self.address.socket}: node {node['node-name']} is read-only: nothing changes there")
-        path = Path(node["image"].get("filename", ""))
+        name = node["image"].get("filename", "")
+        path = Path(name) if os.path.isabs(name) else self._qmp.opened(name)
         try:
-            regular = path.is_absolute() and stat.S_ISREG(os.stat(path).st_mode)
+            regular = path is not None and stat.S_ISREG(os.stat(path).st_mode)
         except OSError:
             regular = False
         image = node["image"]

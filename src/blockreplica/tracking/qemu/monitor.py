@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 import threading
@@ -42,13 +43,13 @@ class Monitor:
         self._thread = threading.Thread(target=self._loop.run_forever, name="qmp", daemon=True)
         self._thread.start()
         try:
-            self.owner = self._connect()
+            self.pid, *self.owner = self._connect()
         except BaseException:
             self.close()
             raise
 
-    def _connect(self) -> tuple[int, int]:
-        """Connect; returns user and group of the QEMU process."""
+    def _connect(self) -> tuple[int, int, int]:
+        """Connect; returns pid, user and group of the QEMU process."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             try:
                 probe.connect(str(self.path))
@@ -59,7 +60,7 @@ class Monitor:
                     ) from None
                 raise from_os_error(error, self.path, "connecting to QMP") from None
             sock = probe.dup()
-        _, user, group = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        pid, user, group = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         from qemu.qmp import QMPError
 
         try:
@@ -72,7 +73,7 @@ class Monitor:
             ) from None
         except (QMPError, OSError) as error:
             raise StorageError(f"{self.path}: QMP does not answer as it should: {error}") from None
-        return user, group
+        return pid, user, group
 
     def __call__(self, command: str, **arguments: Any) -> Any:
         """Execute a command (underscores in the arguments' names stand for dashes); returns what QEMU returned."""
@@ -88,6 +89,16 @@ class Monitor:
         except (QMPError, OSError, EOFError) as error:
             raise StorageError(f"{self.path}: {command}: the connection is lost ({error}): did QEMU end? sync again "
                                "when it runs") from None  # fmt: skip
+
+    def opened(self, name: str) -> Path | None:
+        """The file that QEMU has open under a name relative to its folder; None where that can't be seen."""
+        process = f"/proc/{self.pid}"
+        try:
+            path = os.path.realpath(os.path.join(os.readlink(f"{process}/cwd"), name))
+            held = {os.readlink(each.path) for each in os.scandir(f"{process}/fd")}
+        except OSError:
+            return None
+        return Path(path) if path in held else None
 
     def job(self, command: str, job_id: str, **arguments: Any) -> None:
         """Execute a command that is a job, to its end."""
