@@ -37,8 +37,7 @@ from .types import Cut, EpochRecord, Identity, LogMode, TrackingStatus, same_log
 SourceState = Literal["tracking", "closed", "changed", "unclean", "untracked"]
 _TRIES, _PAUSE_S = 60, 0.05
 _COARSE = 5  # CLOCK_REALTIME_COARSE: the clock that stamps files
-#: A longer backlog is not worth listing.
-EPOCHS = 100_000
+EPOCHS = 100_000  # a longer backlog is not worth listing
 
 
 def require_image(path: Path) -> os.stat_result:
