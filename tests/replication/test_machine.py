@@ -35,7 +35,7 @@ from blockreplica.tracking import TrackedImage
 
 from .world import Interrupting, World, artifacts, flip, foreign_write, make_image
 
-EXAMPLES = int(os.environ.get("BLOCKREPLICA_MACHINE_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("BLOCKREPLICA_MACHINE_EXAMPLES", "18"))
 SEED = int(os.environ.get("BLOCKREPLICA_SEED", "2024"))
 SHRINK = bool(os.environ.get("BLOCKREPLICA_MACHINE_SHRINK"))
 MEMORY = "/dev/shm"  # nothing here hangs on what a disk does, and fsync costs nothing there

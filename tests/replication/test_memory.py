@@ -16,7 +16,7 @@ import pytest
 
 LIMIT_MIB = 150
 SIZE = 1 << 40
-WRITES = 1500  # of 4 KiB, scattered
+WRITES = 600  # of 4 KiB, scattered
 
 BEGIN = """
 import json, random, sys

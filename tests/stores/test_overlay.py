@@ -136,7 +136,7 @@ def test_points_read_the_same_while_deltas_are_applied(tmp_path: Path) -> None:
     for reader in readers:
         reader.start()
     try:
-        apply_deltas(replica, models[4], 25)
+        apply_deltas(replica, models[4], 12)
     finally:
         done.set()
         for reader in readers:

@@ -100,7 +100,7 @@ class Held(Files):
 
 
 def test_hastening_lands_what_gathered_and_waits_for_nothing(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "STAGE_BYTES", 1 << 30)
+    monkeypatch.setattr(stage, "STAGE_BYTES", 1 << 20)
     files = Held()
     replica = open_replica(store, files=files)
     with replica.locked():

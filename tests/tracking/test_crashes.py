@@ -65,10 +65,12 @@ def check_left(image: Path, acknowledged: Acknowledged, begin: bytes, what: str)
         assert replay(logs, begin) == acknowledged[0][1], what
 
 
-def test_a_tracker_that_dies_at_any_step_loses_no_change(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.campaign)])
+def test_a_tracker_that_dies_at_any_step_loses_no_change(tmp_path: Path, stride: int) -> None:
     """From step n on nothing that the tracker does reaches a file: so a killed process looks from outside."""
-    image = tmp_path / "vm.img"
-    for step in range(1000):
+    image, first = tmp_path / "vm.img", random.randrange(stride)
+    print(f"every {stride}th step from {first} on")
+    for step in range(first, 1000, stride):
         for path in tmp_path.iterdir():
             path.unlink()
         begin, left = make_image(image, SIZE, seed=5), step

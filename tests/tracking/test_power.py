@@ -70,7 +70,7 @@ def stamps(image: Path) -> int:
     return int(struct.unpack_from("<q", raw, at + 8)[0])
 
 
-def cut_the_power(tmp_path: Path, *, lies: Callable[[Path], bool] = lambda _: False, share: float = 0.15) -> set[str]:
+def cut_the_power(tmp_path: Path, *, lies: Callable[[Path], bool] = lambda _: False, share: float = 0.08) -> set[str]:
     """Judges the disk after a share of all steps; returns which kinds of ending there were."""
     live = tmp_path / "live"
     live.mkdir()

@@ -138,12 +138,8 @@ def _interrupted(catalog: Catalog, wanted: Definition) -> Definition | None:
     except (NotFoundError, RefusedError):
         begun = False
     if (held.images, held.store, held.tracking_dir) != (wanted.images, wanted.store, wanted.tracking_dir):
-        what = (
-            ""
-            if begun
-            else f"unprotect {held.name} --delete-replica if it was begun by mistake, for it has no point; or "
-        )
-        raise RefusedError(f"relationship {held.name!r}: exists already, for other images; {what}choose another --name")
+        way = "" if begun else f"it has no point: unprotect {held.name} --delete-replica, if it was a mistake; or "
+        raise RefusedError(f"relationship {held.name!r}: exists already, for other images; {way}choose another --name")
     if begun:
         raise RefusedError(f"relationship {held.name!r}: is protected already; run sync")
     return held
