@@ -110,7 +110,8 @@ def apply_deltas(replica: Replica, model: bytes, count: int) -> None:
             session.close()
 
 
-def test_points_read_the_same_while_deltas_are_applied(tmp_path: Path) -> None:
+@pytest.mark.parametrize("deltas", [12, pytest.param(25, marks=pytest.mark.campaign)])
+def test_points_read_the_same_while_deltas_are_applied(tmp_path: Path, deltas: int) -> None:
     models = history(tmp_path / "store", 4, 11)
     replica, done = open_replica(tmp_path / "store"), threading.Event()
     failures: list[str] = []
@@ -136,7 +137,7 @@ def test_points_read_the_same_while_deltas_are_applied(tmp_path: Path) -> None:
     for reader in readers:
         reader.start()
     try:
-        apply_deltas(replica, models[4], 12)
+        apply_deltas(replica, models[4], deltas)
     finally:
         done.set()
         for reader in readers:
