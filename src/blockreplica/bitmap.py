@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from uuid import UUID
+
+import msgspec
 
 from . import kernels
 from .errors import TrackingError
@@ -30,8 +31,7 @@ Ended = Literal["cut", "death", "power"]
 _ENDED: tuple[Ended, ...] = ("cut", "death", "power")
 
 
-@dataclass(frozen=True, slots=True)
-class DirtyBitmap:
+class DirtyBitmap(msgspec.Struct, frozen=True):
     """The header of a saved bitmap. `size` is the image's at the end of the epoch; `covered` what the bits stand
     for, more where the image shrank in that epoch; `marked` how many bits are set; `chain` the epoch's UUID,
     `previous` that of the epoch before it.

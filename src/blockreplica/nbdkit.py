@@ -17,11 +17,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TypeVar
 from urllib.parse import quote
+
+import msgspec
 
 from .errors import BusyError, NotFoundError, RefusedError, StorageError, UsageError, translated
 
@@ -33,8 +34,7 @@ PathLike = str | os.PathLike[str]
 Served = TypeVar("Served", bound="Server")
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """Where a server listens: a Unix socket, or a host and a port with TLS. `certificates`: a folder as nbdkit's
     --tls-certificates wants it; clients must show a certificate of the same authority."""
 

@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
@@ -37,8 +36,7 @@ DEFAULT_BLOCK_SIZE = 65536
 DEFAULT_KEEP = 24
 
 
-@dataclass(frozen=True, slots=True)
-class Definition:
+class Definition(msgspec.Struct, frozen=True):
     """What a relationship is made of; what the catalog keeps of it.
 
     Without a `policy` the newest `keep` points stay. `tracking_dir`: where the trackers of its images have their files,
@@ -64,8 +62,7 @@ class Definition:
         return self.policy or Policy(last=self.keep)
 
 
-@dataclass(frozen=True, slots=True)
-class DiskStatus:
+class DiskStatus(msgspec.Struct, frozen=True):
     """A disk of a relationship. `tracking` is tracking, closed, changed, unclean, untracked, missing or unreadable.
 
     `state` is the tracker's that has it open: tracking, bitmap only, whole disk or critical; "not tracked" when none
@@ -85,8 +82,7 @@ class DiskStatus:
     writes_per_second: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(msgspec.Struct, frozen=True):
     """How a relationship stands. `lag_seconds` is the age of the newest point, `block_size` what a checksum covers,
     `served` which points this host is serving, pivots among them."""
 
@@ -99,7 +95,7 @@ class Status:
     incomplete: bool
     disks: list[DiskStatus]
     block_size: int | None = None
-    served: list[Served] = field(default_factory=list)
+    served: list[Served] = msgspec.field(default_factory=list)
 
 
 class Relationship:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from blockreplica.cli.common import columns, plain, show
 
 
-@dataclass(frozen=True, slots=True)
-class Inner:
+class Inner(msgspec.Struct, frozen=True):
     """A part."""
 
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
-class Outer:
+class Outer(msgspec.Struct, frozen=True):
     """A whole."""
 
     parts: list[Inner]
@@ -28,7 +26,7 @@ class Outer:
     missing: None = None
 
 
-def test_dataclasses_paths_and_uuids_become_plain_json() -> None:
+def test_structs_paths_and_uuids_become_plain_json() -> None:
     value = Outer([Inner(Path("/a"))], UUID(int=5))
     assert plain(value) == {"parts": [{"path": "/a"}], "id": str(UUID(int=5)), "missing": None}
 

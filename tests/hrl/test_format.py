@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import replace
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from blockreplica.errors import LogError
 from blockreplica.hrl import Header, LogReader, format, time_text, timestamp

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from blockreplica import track
 from blockreplica.errors import BlockReplicaError, NotFoundError

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from blockreplica import protection, track
 from blockreplica.errors import BlockReplicaError

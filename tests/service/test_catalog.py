@@ -6,11 +6,11 @@ import os
 import sqlite3
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from msgspec.structs import replace
 
 import blockreplica as br
 from blockreplica.errors import NotFoundError, RefusedError, StateError, UsageError

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from .sums import byte_sum, crc32c
 
@@ -46,8 +47,7 @@ class _FaultError(Exception):
         return _FaultError(code, at + by, wanted, got)
 
 
-@dataclass(frozen=True, slots=True)
-class _Log:
+class _Log(msgspec.Struct, frozen=True):
     fd: int
     extended: bool
     metadata_size: int
@@ -58,8 +58,7 @@ class _Log:
         return (self.metadata_size - 32) // 32
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(msgspec.Struct, frozen=True):
     offset: int
     length: int
     stamp: int
@@ -147,8 +146,7 @@ def hrl_salvage(fd: int, header: Buffer, limit: int, budget: int, state: Buffer)
     return int(done)
 
 
-@dataclass(slots=True)
-class _Search:
+class _Search(msgspec.Struct):
     log: _Log
     limit: int
     end: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields, is_dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
@@ -91,9 +90,9 @@ def retention_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def plain(value: object) -> Any:
-    """`value` as JSON knows it: dataclasses as objects, paths and UUIDs as strings."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    """`value` as JSON knows it: structs as objects, paths and UUIDs as strings."""
+    if names := getattr(type(value), "__struct_fields__", ()):
+        return {name: plain(getattr(value, name)) for name in names}
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, str | int | float | None):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .. import units
-from .common import columns, json_option, replica_of, retention_options, show, store_option
+from .common import columns, json_option, plain, replica_of, retention_options, show, store_option
 
 if TYPE_CHECKING:
     from blockreplica import Decision, PointRecord
@@ -166,7 +165,7 @@ def policy(name: str, as_json: bool, **rules: float | None) -> None:
 
     given = {rule: value for rule, value in rules.items() if value is not None}
     vm = br.set_policy(name, br.Policy.parse(given)) if given else br.relationship(name)
-    show({"name": name, **asdict(vm.definition.retention)}, _rules, as_json=as_json)
+    show({"name": name, **plain(vm.definition.retention)}, _rules, as_json=as_json)
 
 
 def _rules(policy: dict[str, Any]) -> str:

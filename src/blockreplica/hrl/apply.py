@@ -8,10 +8,10 @@ applying once.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,8 +24,7 @@ from .reader import LogReader, Summary
 from .windows import extents, read_data, windows
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(msgspec.Struct, frozen=True):
     """What was done. Bytes are what reached the image: overwrites within one batch of entries count once."""
 
     entries: int

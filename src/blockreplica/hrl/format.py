@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from uuid import UUID
 
+import msgspec
 import numpy as np
 
 from .. import kernels
@@ -49,8 +49,7 @@ def time_text(stamp: int) -> str:
     return format_time(stamp + _EPOCH_2000)
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(msgspec.Struct, frozen=True):
     """The fields of a header. Times are the format's; UUIDs stand in the file as `bytes_le`."""
 
     version: int

@@ -7,10 +7,10 @@ as one kilobyte is. Blocks are checked as they are read (`entries`), data when a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,8 +28,7 @@ BLOCKS_A_CHECK = 64
 Batch = tuple[NDArray[Any], NDArray[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(msgspec.Struct, frozen=True):
     """What a full check found. `data` is "checked", or "unchecked" where any data carries no checksum."""
 
     version: str

@@ -6,7 +6,8 @@ How the search works, and why its work is bounded, is told in native/hrl_salvage
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+
+import msgspec
 
 from .. import kernels
 from ..errors import translated
@@ -18,8 +19,7 @@ STEP = 256 << 20
 _STATE = struct.Struct("<6Q")
 
 
-@dataclass(frozen=True, slots=True)
-class Salvaged:
+class Salvaged(msgspec.Struct, frozen=True):
     """The good part of a log: where it ends, its blocks, its last block (0: none), its entries."""
 
     end: int

@@ -11,11 +11,11 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -111,7 +111,7 @@ class LogWriter:
                 raise RefusedError(f"{path}: logs of version 1.0 are read, not written")
             size = file.size()
             found = salvage(file, raw, min(header.end, size) if header.end else size)
-            open_header = replace(header, end=0, total_entries=0, current_size=0)
+            open_header = msgspec.structs.replace(header, end=0, total_entries=0, current_size=0)
             writer = cls(file, open_header, own=True, clock=clock)
             writer._last, writer._number, writer.total = found.last, found.blocks, found.entries
             writer._reopen(found.end)
@@ -199,7 +199,7 @@ class LogWriter:
             return self.header
         self.sync()
         end = self._at
-        self.header = replace(
+        self.header = msgspec.structs.replace(
             self.header, end=end, current_size=end, total_entries=self.total, modified=self._now(None)
         )
         self._file.pwrite(self.header.encode(), 0)

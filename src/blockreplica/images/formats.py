@@ -20,9 +20,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from ..errors import BusyError, FormatError, NotFoundError, RefusedError, StorageError, translated
 from ..files import FILES
@@ -33,8 +34,7 @@ _START_S, _STOP_S, _PAUSE_S = 30.0, 60.0, 0.005
 _TRIES, _AGAIN_S = 5, 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class FormatInfo:
+class FormatInfo(msgspec.Struct, frozen=True):
     """What qemu-img says of an image: bytes in the disk, and on this host's disk."""
 
     format: str

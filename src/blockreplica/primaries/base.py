@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 from uuid import UUID
+
+import msgspec
 
 from ..files import Files
 from ..replication import Group
 
 
-@dataclass(frozen=True, slots=True)
-class DiskState:
+class DiskState(msgspec.Struct, frozen=True):
     """A disk, without moving anything. `tracking` is tracking, closed, changed, unclean, untracked, missing or
     unreadable; what a kind can't tell is None. `tracker` is how the tracker is that has it open: tracking, bitmap only,
     whole disk or critical; `writes` counts those since it was opened; `last_cut` is seconds since 1970."""

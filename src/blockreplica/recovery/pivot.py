@@ -11,10 +11,11 @@ import os
 import re
 import stat
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from uuid import UUID
+
+import msgspec
 
 from ..errors import (
     BlockReplicaError,
@@ -37,8 +38,7 @@ NOTE = struct.Struct("<II16sQQQI456xI")
 assert HEADER.size == NOTE.size == SECTOR
 
 
-@dataclass(frozen=True, slots=True)
-class Pivot:
+class Pivot(msgspec.Struct, frozen=True):
     """What stands in FILE.pivot. Bytes: `owned` FILE has, `damaged` the point can't give; `error` says what it waits
     for."""
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from itertools import pairwise
+
+import msgspec
 
 from .. import kernels
 from ..checksums import ENTRY_SIZE
@@ -30,13 +31,12 @@ from ..stores.undo_index import DATA, KNOWN, UndoIndex
 from .verify import Damage, VerifyReport, verify
 
 
-@dataclass(slots=True)
-class RepairReport:
+class RepairReport(msgspec.Struct):
     """What was found, what of it was put back (disk, offset, length, from where), and what verify finds afterwards."""
 
-    found: list[Damage] = field(default_factory=list)
-    repaired: list[Damage] = field(default_factory=list)
-    after: VerifyReport = field(default_factory=VerifyReport)
+    found: list[Damage] = msgspec.field(default_factory=list)
+    repaired: list[Damage] = msgspec.field(default_factory=list)
+    after: VerifyReport = msgspec.field(default_factory=VerifyReport)
 
 
 def repair(

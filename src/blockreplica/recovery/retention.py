@@ -9,10 +9,11 @@ application-consistent point wins over the others, then the newest; fuzzy and da
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
+
+import msgspec
 
 from ..errors import UsageError
 from ..manifest import MarksRecord, PointRecord
@@ -31,8 +32,7 @@ _KEYS: dict[str, Callable[[datetime], str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True):
     """How many points are kept by each rule; `within` and `min_age` in seconds of the store's running time.
 
     `application` counts application-consistent points alone. A policy without any rule keeps everything.
@@ -49,14 +49,14 @@ class Policy:
     min_age: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
+        for name, value in msgspec.structs.asdict(self).items():
             if not 0 <= value < 1 << 40:
                 raise UsageError(f"{name} {value}: wanted a number from 0 on")
 
     @classmethod
     def parse(cls, plain: dict[str, Any]) -> Policy:
         """The reverse of `asdict`; ValueError for what is none."""
-        types = {field.name: (float, int) if field.name in ("within", "min_age") else (int,) for field in fields(cls)}
+        types = {name: (float, int) if name in ("within", "min_age") else (int,) for name in cls.__struct_fields__}
         if any(name not in types or type(value) not in types[name] for name, value in plain.items()):
             raise ValueError(f"policy {plain!r}: wanted {', '.join(types)}")
         return cls(**plain)
@@ -64,11 +64,10 @@ class Policy:
     @property
     def keeps_all(self) -> bool:
         """Whether there is no rule to go by."""
-        return not any(value for name, value in asdict(self).items() if name != "min_age")
+        return not any(value for name, value in msgspec.structs.asdict(self).items() if name != "min_age")
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """What becomes of a point, and why."""
 
     point: PointRecord

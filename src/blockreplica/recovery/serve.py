@@ -13,10 +13,11 @@ import os
 import subprocess
 import tempfile
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO
+
+import msgspec
 
 from ..errors import NotFoundError, RefusedError, UsageError
 from ..files import FILES
@@ -57,8 +58,7 @@ class ServedPoint(Server):
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
+class _Plan(msgspec.Struct, frozen=True):
     """What is to be served, and by what the plugin finds it."""
 
     path: Path

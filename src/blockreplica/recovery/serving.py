@@ -8,10 +8,11 @@ file beside its image.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from uuid import UUID
+
+import msgspec
 
 from ..errors import BlockReplicaError
 from ..nbdkit import Place
@@ -21,8 +22,7 @@ PLUGIN_NAME = "_nbdpoint.so"
 _PROCESSES = Path("/proc")
 
 
-@dataclass(frozen=True, slots=True)
-class Becoming:
+class Becoming(msgspec.Struct, frozen=True):
     """A pivot: the image at `to` has `owned` of `size` bytes, `damaged` are those that the point can't give. `state` is
     new, copying, waiting (for what `error` says), damaged or complete; unknown, and numbers are None, when what stands
     beside the image can't be read."""
@@ -35,8 +35,7 @@ class Becoming:
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(msgspec.Struct, frozen=True):
     """A disk of a point that process `pid` serves at `uri`."""
 
     point: str

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from ..errors import BlockReplicaError, NewerError
 from ..files import FILES, Files
@@ -16,8 +17,7 @@ _REPLICA = {"replica", "state", "marks", "blockreplica-store"}
 _PLAIN = {"INCOMPLETE", "lock", "points", "pruning"}
 
 
-@dataclass(slots=True)
-class ReplicaCheck:
+class ReplicaCheck(msgspec.Struct):
     """One replica: what verify found, whether `disk.img` alone may be copied, and files that nobody knows.
 
     `newer` says what of it is of a newer format; then nothing else of it was looked at, and nothing was found wrong.
@@ -25,8 +25,8 @@ class ReplicaCheck:
 
     name: str
     copyable: bool = False
-    report: VerifyReport = field(default_factory=VerifyReport)
-    unknown: list[str] = field(default_factory=list)
+    report: VerifyReport = msgspec.field(default_factory=VerifyReport)
+    unknown: list[str] = msgspec.field(default_factory=list)
     newer: str = ""
 
 

@@ -9,7 +9,6 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -40,8 +39,7 @@ Rows = NDArray[Any]
 LOCK_TRIES, LOCK_PAUSE_S = 40, 0.25
 
 
-@dataclass(frozen=True, slots=True)
-class Damage:
+class Damage(msgspec.Struct, frozen=True):
     """Something wrong: on which disk (None: in the records), where, what, and the points that it hurts."""
 
     disk: int | None
@@ -51,30 +49,28 @@ class Damage:
     points: list[str]
 
 
-@dataclass(slots=True)
-class VerifyReport:
+class VerifyReport(msgspec.Struct):
     """What verify read and found. No damage: every point can be recovered, as far as it was looked at."""
 
     points: int = 0
     bytes_read: int = 0
     blocks_checked: int = 0
-    damage: list[Damage] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    damage: list[Damage] = msgspec.field(default_factory=list)
+    notes: list[str] = msgspec.field(default_factory=list)
 
     def found(self, what: str, points: list[str], *, disk: int | None = None, at: Extent | None = None) -> None:
         """Note damage."""
         self.damage.append(Damage(disk, at.offset if at else None, at.length if at else 0, what, points))
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(msgspec.Struct, frozen=True):
     """What is looked at: the content of one `point`, else everything; a `sample` of it (0 to 1), chosen by `rng`;
     at most `bandwidth` bytes a second (0: as fast as it goes)."""
 
     point: str | None = None
     sample: float = 1.0
     bandwidth: int = 0
-    rng: random.Random = field(default_factory=random.Random)
+    rng: random.Random = msgspec.field(default_factory=random.Random)
 
     def window_blocks(self) -> int:
         """Blocks looked at in one go."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,8 +35,7 @@ WINDOWS_A_BATCH = 4096
 Rows = NDArray[Any]
 
 
-@dataclass(slots=True)
-class Pass:
+class Pass(msgspec.Struct):
     """One disk's way through its image. `copies`: nothing behind `done` in the replica is trusted, all is copied.
 
     What differs is gathered over windows, and sent when there is enough of it, or at `send`.
@@ -48,10 +47,10 @@ class Pass:
     deep: bool = False
     copies: bool = False
     done: int = 0
-    found: list[Rows] = field(default_factory=list)
+    found: list[Rows] = msgspec.field(default_factory=list)
     found_bytes: int = 0
     compared: int = 0
-    room: bytearray = field(default_factory=bytearray)  # kept: memory touched anew costs more than the work in it
+    room: bytearray = msgspec.field(default_factory=bytearray)  # kept: memory touched anew costs more than its use
 
     def run(self, tally: Tally) -> Generator[Extent]:
         """Bring window by window up to what the source holds now, naming each when it is; those that are not to be

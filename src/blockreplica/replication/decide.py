@@ -6,8 +6,9 @@ A failed check never ends in "assume clean" (invariant 11): whatever is not prov
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
+
+import msgspec
 
 from ..manifest import Cursor
 from ..tracking import Cut, EpochRecord
@@ -26,8 +27,7 @@ class Need(IntEnum):
     WHOLE = 2
 
 
-@dataclass(frozen=True, slots=True)
-class DiskView:
+class DiskView(msgspec.Struct, frozen=True):
     """What is known of one disk. `damage` says why its logs can't be used as they are, when they can't."""
 
     name: str
@@ -44,8 +44,7 @@ class DiskView:
     transit: bool = False  # logs are kept only while a sync is under way
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """What to do with one disk."""
 
     need: Need
@@ -83,8 +82,7 @@ def decide(view: DiskView) -> Decision:
     return Decision(Need.DELTA, f"{view.name} has logs of {_epochs(view.records)}")
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What a sync does, and why. `deep` reads both sides, `seeded` starts from a copy that came by other means."""
 
     action: str

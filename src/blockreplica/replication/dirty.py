@@ -6,10 +6,10 @@ A TiB with every other granule dirty has eight million of them: they are made as
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from heapq import merge
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,8 +23,7 @@ from ..tracking import EpochRecord
 ROWS_A_STEP = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class DirtyExtents:
+class DirtyExtents(msgspec.Struct, frozen=True):
     """Sorted extents that can be gone through again and again. `found` yields what may have changed, sorted."""
 
     found: Callable[[], Iterator[Extent]]

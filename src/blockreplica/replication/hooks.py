@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+import msgspec
 
 from ..errors import BlockReplicaError
 
@@ -28,8 +29,7 @@ class Hooks(Protocol):
         """Have somebody thaw it who outlives us, while the block lasts."""
 
 
-@dataclass(slots=True)
-class Rest:
+class Rest(msgspec.Struct):
     """How the latest cut was made: the kind of point that it makes, and why it is not a better one."""
 
     hooks: Hooks | None

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+
+import msgspec
 
 from ..errors import BlockReplicaError
 from ..manifest import Cursor, PointRecord
@@ -40,7 +41,7 @@ class KeptCuts:
     def note(self, cuts: Sequence[Cut | None], by: str) -> str:
         """A cut was made that the guest was at rest for. What is not tracked on every disk is not kept by anything.
         Returns why it could not be noted, if so."""
-        known = [replace(cut, token="") for cut in cuts if cut is not None]
+        known = [msgspec.structs.replace(cut, token="") for cut in cuts if cut is not None]
         if len(known) < len(cuts):
             return ""
         mine = ConsistentCut(tuple(known), by)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from uuid import UUID
+
+import msgspec
 
 from ..errors import FormatError, NotFoundError, StorageError
 from ..files import FILES, Files
@@ -24,14 +25,13 @@ from .settings import NO_HOOKS, HookSettings, Settings
 from .source import Delta, Group, Source
 
 
-@dataclass(slots=True)
-class Disk:
+class Disk(msgspec.Struct):
     """A disk on its way: where its delta begins, and whether it changed under our eyes."""
 
     source: Source
     begin: Cursor | None
     cut: Cut | None
-    identity: list[int] = field(default_factory=list)
+    identity: list[int] = msgspec.field(default_factory=list)
     fuzzy: bool = False
     unusable: str = ""  # why the logs that were to close the gap could not, when they last could not
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 
-@dataclass(slots=True)
-class Tally:
+class Tally(msgspec.Struct):
     """Counts of a movement under way, in bytes."""
 
     scanned: int = 0
@@ -20,8 +19,7 @@ class Tally:
         self.sent += sent
 
 
-@dataclass(frozen=True, slots=True)
-class SyncResult:
+class SyncResult(msgspec.Struct, frozen=True):
     """One sync. `action` is initial, delta, resync, partial-resync or scan.
 
     `bytes_scanned` of images were read to find differences; `bytes_dirty` remained after coalescing; of those
@@ -38,5 +36,5 @@ class SyncResult:
     bytes_sent: int
     bytes_skipped: int
     seconds: float
-    warnings: list[str] = field(default_factory=list)
-    points: list[str] = field(default_factory=list)
+    warnings: list[str] = msgspec.field(default_factory=list)
+    points: list[str] = msgspec.field(default_factory=list)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from ..errors import UsageError
 from ..stores import Replica
 
 
-@dataclass(frozen=True, slots=True)
-class HookSettings:
+class HookSettings(msgspec.Struct, frozen=True):
     """The guest agent's socket, or commands for a shell; nothing of them: no hooks."""
 
     agent: Path | None = None
@@ -31,8 +31,7 @@ class HookSettings:
 NO_HOOKS = HookSettings()
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True):
     """What a caller may want of a sync. `resync` compares whatever the logs say; `deep` reads both sides.
 
     `retire` takes out the points that are not to be kept any longer, under the replica's lock, and returns what to say

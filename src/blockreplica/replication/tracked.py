@@ -6,9 +6,10 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from pathlib import Path
 from uuid import UUID, uuid4
+
+import msgspec
 
 from ..errors import BlockReplicaError, BusyError, LogError, UsageError
 from ..extents import Extent
@@ -201,7 +202,7 @@ class TrackedGroup:
         """Cut all at one instant."""
         for source in self.sources:
             source.ask_why()
-        return [cut and replace(cut, token=self._token) for cut in cut_together(self._images)]
+        return [cut and msgspec.structs.replace(cut, token=self._token) for cut in cut_together(self._images)]
 
     def consistent_cuts(self) -> list[ConsistentCut]:
         """They stand beside the image of disk 0."""

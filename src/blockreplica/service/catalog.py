@@ -11,10 +11,11 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+
+import msgspec
 
 from ..errors import NotFoundError, RefusedError, StateError, translated
 from ..places import state_folder
@@ -120,7 +121,7 @@ def _row(definition: Definition) -> tuple[str | int | None, ...]:
     images = json.dumps([str(path) for path in definition.images])
     seed = str(definition.seed) if definition.seed else None
     row = definition.name, str(definition.id), str(definition.store), images, definition.keep, seed
-    policy = json.dumps(asdict(definition.policy)) if definition.policy else None
+    policy = json.dumps(msgspec.structs.asdict(definition.policy)) if definition.policy else None
     settings = json.dumps(_settings(definition))
     return *row, _digest(row, policy, settings), policy, settings
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+
+import msgspec
 
 from ..errors import NotFoundError, RefusedError
 from ..files import FILES
@@ -50,7 +51,7 @@ def protect(
     new_replica(definition, block_size)  # what is wrong with it is said before anything is made
     relationship = Relationship(_begin(definition, block_size, progress))
     relationship.sync(progress=progress)
-    Catalog().update(replace(relationship.definition, seed=None))
+    Catalog().update(msgspec.structs.replace(relationship.definition, seed=None))
     return relationship
 
 
@@ -95,7 +96,7 @@ def relationships() -> list[Relationship]:
 def set_policy(name: str, policy: Policy) -> Relationship:
     """Change which points of a relationship are kept, from the next sync or prune on."""
     catalog = Catalog()
-    definition = replace(catalog.get(name), policy=policy)
+    definition = msgspec.structs.replace(catalog.get(name), policy=policy)
     catalog.update(definition)
     return Relationship(definition)
 
@@ -104,7 +105,7 @@ def set_log(name: str, mode: LogMode) -> Relationship:
     """Change when the trackers of a relationship's images keep a log, from the next sync on: "always", or in
     "transit", while a sync sends what is dirty. An image of several relationships always has one."""
     catalog = Catalog()
-    definition = replace(catalog.get(name), log=mode)
+    definition = msgspec.structs.replace(catalog.get(name), log=mode)
     kind_of(definition.images, definition.tracking_dir, mode)
     catalog.update(definition)
     return Relationship(definition)
@@ -114,7 +115,7 @@ def set_ctime(name: str, *, ignore: bool) -> Relationship:
     """Change, from the next sync on, what an image of a relationship is whose ctime alone changed while nothing tracked
     it: unchanged, or compared. Its tracking file keeps that, so it is so for all relationships of the image."""
     catalog = Catalog()
-    definition = replace(catalog.get(name), ignore_ctime=ignore)
+    definition = msgspec.structs.replace(catalog.get(name), ignore_ctime=ignore)
     kind_of(definition.images, definition.tracking_dir, ignore_ctime=ignore)
     catalog.update(definition)
     return Relationship(definition)

@@ -6,9 +6,9 @@ Nothing is written here: `stores.disk` does that after it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,8 +23,7 @@ _CHANGED, _OLD_ZERO, _NEW_ZERO = 1, 2, 4  # marks of `blend_blocks`
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Blend:
+class Blend(msgspec.Struct, frozen=True):
     """What a batch changes. Arrays run parallel: the first five, and `blocks` with `entries`."""
 
     granules: Array  # disk granule numbers, ascending

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from ..manifest import ClockRecord
 
@@ -26,8 +27,7 @@ HOLD_S = DAY
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
-@dataclass(frozen=True, slots=True)
-class Instant:
+class Instant(msgspec.Struct, frozen=True):
     """A moment by every clock there is. `up`: seconds since the boot, sleep included."""
 
     wall: float

@@ -13,9 +13,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -51,15 +51,14 @@ TABLE_PAGES = 1024  # held at most: 4 MiB
 Array = NDArray[Any]
 
 
-@dataclass(slots=True)
-class Scan:
+class Scan(msgspec.Struct):
     """What was read of an extent: the checksums of its blocks, and after a deep scan a bit for each granule that
     differed from the replica."""
 
     extent: Extent
     deep: bool
     sums: bytearray
-    bits: bytearray = field(default_factory=bytearray)
+    bits: bytearray = msgspec.field(default_factory=bytearray)
     bytes_read: int = 0
 
 

@@ -19,8 +19,9 @@ DIR/NAME/disk0/undo/000017-000020.hrl    what epochs 17 to 20 overwrote, merged;
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from ..files import Files
 
@@ -34,8 +35,7 @@ def store_around(place: Path, files: Files) -> Path | None:
     return next((folder for folder in folders if files.exists(folder / STORE_MARK)), None)
 
 
-@dataclass(frozen=True, slots=True)
-class DiskLayout:
+class DiskLayout(msgspec.Struct, frozen=True):
     """The files of one disk of a replica."""
 
     folder: Path
@@ -71,8 +71,7 @@ class DiskLayout:
         return self.undo / f"{epoch:06d}.seen"
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaLayout:
+class ReplicaLayout(msgspec.Struct, frozen=True):
     """The files of one replica."""
 
     folder: Path

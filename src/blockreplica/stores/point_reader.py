@@ -12,11 +12,11 @@ is ever needed to read.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,8 +40,7 @@ _PROOF_BLOCKS = 1 << 16
 LOST, DAMAGED, TRUSTED = 0, 1, 2
 
 
-@dataclass(frozen=True, slots=True)
-class PointPlace:
+class PointPlace(msgspec.Struct, frozen=True):
     """What finds and proves one disk of one point; all that the C overlay (native/overlay.h) needs to read it."""
 
     folder: Path
@@ -55,7 +54,7 @@ class PointPlace:
 
     def overlay(self, *, most_open: int = 0) -> Overlay:
         """The C twin of PointReader, which hands out nothing that it has not proved. OSError where that can't be."""
-        return kernels.Overlay(**asdict(self), most_open=most_open)
+        return kernels.Overlay(**msgspec.structs.asdict(self), most_open=most_open)
 
 
 class PointReader:

@@ -16,9 +16,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+
+import msgspec
 
 from ..errors import BlockReplicaError, BusyError, DamageError, FormatError, NotFoundError
 from ..files import File, Files
@@ -31,12 +32,11 @@ GATE_TRIES, GATE_PAUSE_S = 100, 0.05
 MERGING = ".merging"
 
 
-@dataclass(slots=True)
-class Pruned:
+class Pruned(msgspec.Struct):
     """Epochs whose points are gone, and sentences about what could not be done now."""
 
-    gone: list[int] = field(default_factory=list)
-    put_off: list[str] = field(default_factory=list)
+    gone: list[int] = msgspec.field(default_factory=list)
+    put_off: list[str] = msgspec.field(default_factory=list)
 
 
 def gate(layout: ReplicaLayout, files: Files, *, shared: bool) -> File:

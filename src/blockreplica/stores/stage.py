@@ -7,9 +7,9 @@ image holds, so no block may be in both, nor twice in one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -45,7 +45,7 @@ class Stage:
 
     def add(self, plan: Blend) -> None:
         """Take in a plan."""
-        self.plans.append(replace(plan, old=plan.old[:0]))
+        self.plans.append(msgspec.structs.replace(plan, old=plan.old[:0]))
         self.blocks.update(plan.blocks.tolist())
         self._bytes += plan.new.nbytes
         if np.may_share_memory(plan.new, np.frombuffer(self._room, np.uint8)):

@@ -20,11 +20,11 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -82,8 +82,7 @@ def sorted_file(log_id: UUID, rows: Rows, *, era: int) -> bytes:
     return header(log_id, len(extents), len(checksums), era=era) + extents.tobytes() + checksums.tobytes()
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
+class _Held(msgspec.Struct, frozen=True):
     """Rows of a final index, with all whose first field lies in [start, end) and the one before them."""
 
     start: int

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+
+import msgspec
 
 from ..errors import NotFoundError
 from ..files import Files
@@ -21,8 +22,7 @@ MOST = 64  # of a relationship; the oldest goes
 LIMIT = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class ConsistentCut:
+class ConsistentCut(msgspec.Struct, frozen=True):
     """A cut of all disks of a relationship, disk 0 first, made while `by` kept the guest at rest."""
 
     cuts: tuple[Cut, ...]
@@ -74,8 +74,7 @@ def with_cut(noted: Sequence[ConsistentCut], cut: ConsistentCut) -> list[Consist
     return [*noted, cut][-MOST:]
 
 
-@dataclass(frozen=True, slots=True)
-class NotesFile:
+class NotesFile(msgspec.Struct, frozen=True):
     """Notes of disks that no file of ours stands beside: JSON, one relationship's, which only its syncs touch."""
 
     path: Path

@@ -24,10 +24,11 @@ import os
 import stat
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+
+import msgspec
 
 from .. import kernels
 from ..errors import BlockReplicaError, BusyError, FormatError, NotFoundError, TrackingError, translated
@@ -48,13 +49,12 @@ Cursors = dict[UUID, int]
 Noted = list[ConsistentCut]
 
 
-@dataclass(slots=True)
-class _Known:
+class _Known(msgspec.Struct):
     """What the file says."""
 
-    cursors: Cursors = field(default_factory=dict)
-    tokens: dict[UUID, list[str]] = field(default_factory=dict)
-    consistent: dict[UUID, Noted] = field(default_factory=dict)
+    cursors: Cursors = msgspec.field(default_factory=dict)
+    tokens: dict[UUID, list[str]] = msgspec.field(default_factory=dict)
+    consistent: dict[UUID, Noted] = msgspec.field(default_factory=dict)
 
 
 class _NewerError(TrackingError):
@@ -70,8 +70,7 @@ def read_cursors(names: Names, tracking_id: UUID, files: Files) -> Cursors:
     return _parse(names, raw, tracking_id).cursors
 
 
-@dataclass(frozen=True, slots=True)
-class CutNotes:
+class CutNotes(msgspec.Struct, frozen=True):
     """A relationship's application-consistent cuts that have no point yet, in the file of its disk 0."""
 
     names: Names

@@ -10,15 +10,15 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from ..errors import NotFoundError, RefusedError, UsageError
 from ..files import Files
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
+class Names(msgspec.Struct, frozen=True):
     """The files that belong to image `image`, in `folder`."""
 
     image: Path

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
+
+import msgspec
 
 from .. import kernels
 from ..errors import TrackingError
@@ -20,8 +21,7 @@ _FIELDS = struct.Struct("<8sII16sQQQ16s16sIII4x5QqQ")
 assert _FIELDS.size == 160
 
 
-@dataclass(frozen=True, slots=True)
-class TrackingState:
+class TrackingState(msgspec.Struct, frozen=True):
     """The state record. `epoch` is the one being written, or to be written next; `identity` holds when `clean`;
     it is that of the container where the image is what a daemon shows of one (`contained`). `failed`: an fsync of the
     image failed in the boot in which it was opened, and what it reads as may not be on its disk."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
+
+import msgspec
 
 from ..bitmap import Ended
 
@@ -21,8 +22,7 @@ def ctime_rule(ignore: bool | None) -> str | None:
     return None if ignore is None else "ignore" if ignore else "compare"
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(msgspec.Struct, frozen=True):
     """An instant at which an image was cut. `epoch` is the one that ended there, `size` the image's bytes then,
     `time` seconds since 1970, `chain` the UUID of the epoch and of its log, if it has one. `token`: of the sync that
     made it.
@@ -53,8 +53,7 @@ def same_log(chain: UUID, log_id: UUID) -> bool:
     return chain.int | _RECOVERED == log_id.int | _RECOVERED
 
 
-@dataclass(frozen=True, slots=True)
-class EpochRecord:
+class EpochRecord(msgspec.Struct, frozen=True):
     """What is left of an ended epoch: its log, its dirty bitmap. Both None: the whole image may have changed.
 
     `chain` is the epoch's UUID and `previous` that of the epoch before it, as far as either file still tells, and
@@ -69,8 +68,7 @@ class EpochRecord:
     ended: Ended = "cut"
 
 
-@dataclass(frozen=True, slots=True)
-class TrackingStatus:
+class TrackingStatus(msgspec.Struct, frozen=True):
     """How a tracker is. `state` is "tracking", "bitmap only" (the log failed, until the next cut), "whole image"
     (an fsync of the image failed, until it is opened anew or until the next boot) or "critical" (a crash now would lose
     changes). Bytes, but for `writes`, which counts those since the tracker was opened. `last_cut` is in seconds since
@@ -123,8 +121,7 @@ class TrackingStatus:
 _GETVERSION = 0x80087601  # FS_IOC_GETVERSION; the kernel fills four bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """What tells whether a file is the one it was. `generation` is the inode's, 0 where the file system tells none."""
 
     ino: int
@@ -145,7 +142,7 @@ class Identity:
 
     def fits(self, other: Identity, *, ignore_ctime: bool) -> bool:
         """Whether both are of one file with one content; one whose ctime alone changed counts as that if told so."""
-        return self == (replace(other, ctime_ns=self.ctime_ns) if ignore_ctime else other)
+        return self == (msgspec.structs.replace(other, ctime_ns=self.ctime_ns) if ignore_ctime else other)
 
     def as_list(self) -> list[int]:
         """The five numbers, for a manifest."""

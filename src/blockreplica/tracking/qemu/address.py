@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
+
+import msgspec
 
 from ...errors import UsageError
 
 SCHEME = "qmp:"
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(msgspec.Struct, frozen=True):
     """Disks behind one QMP socket. `scratch` is where old content goes while a sync reads, `nbd` the socket of an NBD
     server that QEMU runs already; None: what `Machine` chooses."""
 
@@ -43,15 +43,15 @@ class Address:
 
     def each(self) -> list[Address]:
         """An address for every disk."""
-        return [replace(self, nodes=(node,)) for node in self.nodes]
+        return [msgspec.structs.replace(self, nodes=(node,)) for node in self.nodes]
 
     @classmethod
     def joined(cls, addresses: Sequence[Address]) -> Address:
         """One address for disks of one machine; UsageError when they are of several."""
         first = addresses[0]
-        if any(replace(other, nodes=first.nodes) != first for other in addresses):
+        if any(msgspec.structs.replace(other, nodes=first.nodes) != first for other in addresses):
             raise UsageError("disks of several QEMUs can't be cut at one instant: protect each machine by itself")
-        return replace(first, nodes=tuple(node for each in addresses for node in each.nodes))
+        return msgspec.structs.replace(first, nodes=tuple(node for each in addresses for node in each.nodes))
 
     def __str__(self) -> str:
         fields = [("node", ",".join(self.nodes))]

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Bitmap:
+
+class Bitmap(msgspec.Struct, frozen=True):
     """A dirty bitmap of ours. `count` bytes are marked."""
 
     name: str
