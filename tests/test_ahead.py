@@ -1,4 +1,4 @@
-"""Working ahead by one step, and what happens when a step or its user fails."""
+"""Working ahead by some steps, and what happens when a step or its user fails."""
 
 from __future__ import annotations
 
@@ -24,6 +24,37 @@ def test_the_next_step_is_taken_while_a_result_is_in_use_and_no_further_one() ->
         assert begun[1].wait(10)
         assert not begun[2].is_set()
         assert list(results) == [1, 2, 3]
+
+
+def test_as_many_steps_as_wished_are_taken_ahead_and_no_more() -> None:
+    begun = [threading.Event() for _ in range(6)]
+
+    def step(index: int) -> int:
+        begun[index].set()
+        return index
+
+    with closing(ahead((partial(step, index) for index in range(6)), most=3)) as results:
+        assert next(results) == 0
+        assert begun[3].wait(10)
+        assert not begun[4].is_set()
+        assert list(results) == [1, 2, 3, 4, 5]
+
+
+def test_what_has_not_begun_when_it_is_closed_never_does() -> None:
+    begun, running, free = list[int](), threading.Event(), threading.Event()
+
+    def step(index: int) -> None:
+        begun.append(index)
+        if index:
+            running.set()
+            free.wait(10)
+
+    results = ahead((partial(step, index) for index in range(9)), most=4)
+    next(results)
+    assert running.wait(10)
+    threading.Timer(0.05, free.set).start()
+    results.close()
+    assert begun == [0, 1]
 
 
 def test_what_a_step_raises_comes_in_its_place_and_ends_it() -> None:

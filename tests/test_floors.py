@@ -18,7 +18,7 @@ PACKAGE = SOURCE / "blockreplica"
 #: From the ground up. A name stands for a module, or for a package with everything in it; those of one line
 #: may not import one another. `__init__` is the public API.
 FLOORS = [
-    ["errors"],
+    ["errors", "arrays"],
     ["ahead", "units", "extents", "progress"],
     ["_native", "_reference"],
     ["kernels"],
@@ -146,6 +146,15 @@ def test_an_import_loads_nothing_heavy(statement: str) -> None:
     code = f"{statement}\nimport sys\nprint([name for name in {HEAVY} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_numpy_waits_for_the_first_array() -> None:
+    """It takes longer to load than the rest: a scan begins before it, `status` and `points` do without."""
+    code = f"import sys, {', '.join(module for module in MODULES if not module.endswith('__main__'))}\nprint(sorted(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(ast.literal_eval(result.stdout))
+    assert {"blockreplica.stores.disk", "blockreplica.hrl.reader"} <= loaded
+    assert "numpy" not in loaded
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["sync", "--help"], ["hrl", "--help"], ["--version"]])

@@ -8,7 +8,8 @@ than what a small sync gains by it.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import TypeVar
 
@@ -49,11 +50,11 @@ class Aside:
             self._done.set()
 
 
-def ahead(steps: Iterable[Callable[[], T]]) -> Generator[T]:
+def ahead(steps: Iterable[Callable[[], T]], *, most: int = 1) -> Generator[T]:
     """The results of `steps`, in order; what one raises is raised in its place, and nothing is taken behind it.
 
-    One step is taken ahead of the one whose result was asked for last. When the iterator is closed, no step is being
-    taken any more.
+    At the `most` so many steps are taken ahead of the one whose result was asked for last, one at a time. When the
+    iterator is closed, no step is being taken any more.
     """
     asked: SimpleQueue[Callable[[], T] | None] = SimpleQueue()
     done: SimpleQueue[tuple[list[T], BaseException | None]] = SimpleQueue()
@@ -63,14 +64,22 @@ def ahead(steps: Iterable[Callable[[], T]]) -> Generator[T]:
         for step in steps:
             asked.put(step)
             waiting += 1
-            if waiting > 1:
+            if waiting > most:
                 yield _result(done)
                 waiting -= 1
-        if waiting:
+        for _ in range(waiting):
             yield _result(done)
     finally:
+        _drop(asked)
         asked.put(None)
         worker.end()
+
+
+def _drop(asked: SimpleQueue[Callable[[], T] | None]) -> None:
+    """Let nothing be taken that has not begun."""
+    with suppress(Empty):
+        while True:
+            asked.get_nowait()
 
 
 def _work(asked: SimpleQueue[Callable[[], T] | None], done: SimpleQueue[tuple[list[T], BaseException | None]]) -> None:

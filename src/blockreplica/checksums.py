@@ -15,17 +15,14 @@ from __future__ import annotations
 from array import array
 from itertools import pairwise
 
-import numpy as np
-from numpy.typing import NDArray
-
 from . import kernels
+from .arrays import Array, Bools, Bytes, np
 from .errors import TableError
 from .files import File
 
 ENTRY_SIZE = 16
 PAGE_SIZE = 4096
 PAGE_ENTRIES = 255
-Numbers = NDArray[np.int64]
 _PAGE_BYTES = PAGE_ENTRIES * ENTRY_SIZE
 
 
@@ -34,9 +31,9 @@ def block_count(size: int, block_size: int) -> int:
     return -(-size // block_size)
 
 
-def proved(raw: bytes, page: int, key: int, computed: bytearray) -> NDArray[np.bool_]:
+def proved(raw: bytes, page: int, key: int, computed: bytearray) -> Bools:
     """Which entries of a bad page are, beyond doubt, those `computed` from content (all 255; zeros where none is)."""
-    same: NDArray[np.bool_] = np.frombuffer(raw[:_PAGE_BYTES], "V16") == np.frombuffer(computed, "V16")
+    same: Bools = np.frombuffer(raw[:_PAGE_BYTES], "V16") == np.frombuffer(computed, "V16")
     packed = bytearray(PAGE_SIZE)
     kernels.pack_table(computed, page, key, packed)
     if packed[-4:] == raw[-4:]:
@@ -83,7 +80,7 @@ class ChecksumTable:
         at = block % PAGE_ENTRIES * ENTRY_SIZE
         return bytes(self._page(block // PAGE_ENTRIES)[at : at + ENTRY_SIZE])
 
-    def entries(self, blocks: Numbers) -> NDArray[np.uint8]:
+    def entries(self, blocks: Array) -> Bytes:
         """The (n, 16) entries of ascending `blocks`; TableError when a page of them is bad."""
         pages = _pages(blocks)
         self._load([page for page, _ in pages])
@@ -105,7 +102,7 @@ class ChecksumTable:
         self._page(page)[at : at + ENTRY_SIZE] = entry
         self._changed.add(page)
 
-    def put_many(self, blocks: Numbers, entries: NDArray[np.uint8]) -> None:
+    def put_many(self, blocks: Array, entries: Bytes) -> None:
         """Set the (n, 16) entries of ascending `blocks`; TableError as in `put`."""
         pages = _pages(blocks)
         self._load([page for page, _ in pages])
@@ -190,7 +187,7 @@ class ChecksumTable:
         write_sparse(self.file, pages, first_page * PAGE_SIZE)
 
 
-def _pages(blocks: Numbers) -> list[tuple[int, slice]]:
+def _pages(blocks: Array) -> list[tuple[int, slice]]:
     """The pages of ascending blocks, and which of the blocks lie in each."""
     pages = blocks // PAGE_ENTRIES
     edges = [*np.flatnonzero(np.diff(pages, prepend=-1)).tolist(), len(blocks)]

@@ -112,5 +112,9 @@ def test_they_refuse_the_same_arguments(tmp_path: Path) -> None:
 
 
 def test_rows_have_the_layout_that_the_kernels_promise() -> None:
-    assert ENTRY.names == ("offset", "length", "source", "log", "operation")
-    assert [ENTRY.fields[name][1] for name in ENTRY.names] == [0, 8, 16, 24, 28]
+    entry = np.dtype(ENTRY)
+    assert entry.fields is not None
+    assert [(name, entry.fields[name][1]) for name in entry.names or ()] == [
+        ("offset", 0), ("length", 8), ("source", 16), ("log", 24), ("operation", 28),
+    ]  # fmt: skip
+    assert entry.itemsize == 32

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from .. import kernels
+from ..arrays import Array, np
 from ..errors import BusyError, RefusedError
 from ..files import FILES, File, Files
 from ..progress import SILENT, Progress
@@ -75,7 +73,7 @@ def _check_target(reader: LogReader, summary: Summary, target: File) -> None:
         )
 
 
-def _apply_batch(log: File, target: File, rows: NDArray[Any]) -> tuple[int, int]:
+def _apply_batch(log: File, target: File, rows: Array) -> tuple[int, int]:
     """Bytes written and bytes zeroed by entries in their order; the last word on each byte wins."""
     pieces = np.empty(2 * len(rows), ENTRY)
     pieces = pieces[: kernels.coalesce(np.ascontiguousarray(rows).data, pieces.data)]

@@ -7,12 +7,9 @@ position is kept, and the piece is walked once more when its turn comes.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from .. import kernels
+from ..arrays import Array, np
 from ..errors import translated
 from ..files import File
 from .format import raise_fault
@@ -29,7 +26,7 @@ class Chain:
         self._file, self._raw = file, raw
         #: The newest position of each piece but the oldest, newest piece first.
         self._newest: list[int] = []
-        self._oldest: NDArray[Any] = np.zeros(0, "<u8")
+        self._oldest: Array = np.zeros(0, "<u8")
         #: How many entries the blocks say they hold, in all.
         self.entries = 0
         while last:
@@ -41,14 +38,14 @@ class Chain:
                 self._oldest = found
             last = before
 
-    def forward(self) -> Iterator[NDArray[Any]]:
+    def forward(self) -> Iterator[Array]:
         """The positions, ascending, in arrays of at most PIECE."""
         if len(self._oldest):
             yield self._oldest
         for newest in reversed(self._newest):
             yield self._walk(newest)[0]
 
-    def _walk(self, position: int) -> tuple[NDArray[Any], int, int]:
+    def _walk(self, position: int) -> tuple[Array, int, int]:
         """A piece from `position` back, ascending; the entries in it; the position before it, 0 for none."""
         positions = np.empty(PIECE, "<u8")
         with translated(self._file.path, f"reading at offset {position}"):

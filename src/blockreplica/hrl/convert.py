@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
+from ..arrays import Array, np
 from ..errors import RefusedError
 from ..files import FILES, Files
 from ..progress import SILENT, Progress
@@ -83,7 +81,7 @@ def _write(reader: LogReader, path: Path, *, strict: bool, files: Files, progres
         return writer.close()
 
 
-def _parts(rows: NDArray[Any], stamps: NDArray[Any], *, apart: bool) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+def _parts(rows: Array, stamps: Array, *, apart: bool) -> Iterator[tuple[Array, Array]]:
     """All rows, or with `apart` runs of one operation."""
     changes = (np.flatnonzero(np.diff(rows["operation"])) + 1).tolist() if apart else []
     bounds = [0, *changes, len(rows)]
@@ -91,7 +89,7 @@ def _parts(rows: NDArray[Any], stamps: NDArray[Any], *, apart: bool) -> Iterator
         yield rows[start:stop], stamps[start:stop]
 
 
-def _append(reader: LogReader, writer: LogWriter, rows: NDArray[Any], stamps: NDArray[Any], *, strict: bool) -> None:
+def _append(reader: LogReader, writer: LogWriter, rows: Array, stamps: Array, *, strict: bool) -> None:
     if strict and rows["operation"][0] == ZERO:
         for row, stamp in zip(rows.tolist(), stamps.tolist(), strict=True):
             writer.append_zero(row[0], row[1], timestamp=stamp)

@@ -9,7 +9,6 @@ import struct
 from uuid import UUID
 
 import msgspec
-import numpy as np
 
 from .. import kernels
 from ..errors import LogError
@@ -29,8 +28,8 @@ NIL = UUID(int=0)
 CREATOR, CREATOR_VERSION = b"brep", 0x00010000
 
 #: An entry as the rest of the program works with it: a row of `kernels.ENTRIES`.
-ENTRY = np.dtype([("offset", "<u8"), ("length", "<u8"), ("source", "<u8"), ("log", "<u4"), ("operation", "<u4")])
-assert ENTRY.itemsize == 32
+ENTRY = [("offset", "<u8"), ("length", "<u8"), ("source", "<u8"), ("log", "<u4"), ("operation", "<u4")]
+
 
 _COOKIE = b"msctlog"
 _FIELDS = struct.Struct("<8sII4sIQQIQiI16s16sIQIH16s")

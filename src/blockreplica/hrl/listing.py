@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from ..arrays import Array, np
 from .format import NO_SOURCE, VERSIONS, time_text
 from .reader import LogReader
 
@@ -64,7 +61,7 @@ def text_pieces(reader: LogReader) -> Iterator[str]:
         yield "".join(map(_LINE.__mod__, _columns(rows, stamps, nothing="-")))
 
 
-def _columns(rows: NDArray[Any], stamps: NDArray[Any], *, nothing: str) -> Iterator[tuple[object, ...]]:
+def _columns(rows: Array, stamps: Array, *, nothing: str) -> Iterator[tuple[object, ...]]:
     """The fields of each entry; `nothing` stands for the place of data that there is not."""
     times = {stamp: time_text(stamp) for stamp in np.unique(stamps).tolist()}
     return zip(

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from .. import kernels
+from ..arrays import Array, np
 from ..errors import LogError, LogOpenError, translated
 from ..files import FILES, File, Files
 from ..progress import SILENT, Progress
@@ -25,7 +23,7 @@ from .salvage import salvage as look_for_blocks
 #: Blocks checked in one call of the kernel, so that Ctrl-C is heard and progress is told.
 BLOCKS_A_CHECK = 64
 
-Batch = tuple[NDArray[Any], NDArray[Any]]
+Batch = tuple[Array, Array]
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -73,7 +71,7 @@ class LogReader:
             raise
         return reader
 
-    def entries(self, rows: int = 65536) -> Iterator[NDArray[Any]]:
+    def entries(self, rows: int = 65536) -> Iterator[Array]:
         """The entries in the order written, in arrays of ENTRY with at most `rows` rows.
 
         `source` is where the data stands in the log, 2**64 - 1 for zero entries; `log` is 0. Every block is checked,
@@ -131,7 +129,7 @@ class LogReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _pieces(self, most: int) -> Iterator[tuple[NDArray[Any], int, int]]:
+    def _pieces(self, most: int) -> Iterator[tuple[Array, int, int]]:
         """Positions of at most `most` blocks, where the block before them ends, and how many stand before."""
         end, number = HEADER_SIZE, 0
         for positions in self._chain.forward():
@@ -141,7 +139,7 @@ class LogReader:
                 end, number = int(piece[-1]) + self.header.metadata_size, number + len(piece)
 
     def _read(
-        self, positions: NDArray[Any], end: int, number: int, batch: NDArray[Any], stamps: NDArray[Any], *,
+        self, positions: Array, end: int, number: int, batch: Array, stamps: Array, *,
         data: bool = False, slots: bool = False,
     ) -> tuple[int, int, int]:  # fmt: skip
         """Blocks and rows that were read, and entries whose data carries no checksum."""

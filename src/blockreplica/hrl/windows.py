@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from ..arrays import Array, np
 from ..errors import LogError
 from ..files import File
 from .format import WRITE
@@ -16,12 +13,12 @@ from .format import WRITE
 WINDOW = 8 << 20
 
 
-def data_lengths(rows: NDArray[Any]) -> NDArray[Any]:
+def data_lengths(rows: Array) -> Array:
     """How many bytes stand in the log for each row of ENTRY."""
     return np.where(rows["operation"] == WRITE, rows["length"], 0).astype("<u8")
 
 
-def windows(rows: NDArray[Any], most: int = WINDOW) -> Iterator[tuple[NDArray[Any], slice]]:
+def windows(rows: Array, most: int = WINDOW) -> Iterator[tuple[Array, slice]]:
     """Rows of ENTRY in groups with at most `most` bytes of data, and which of `rows` each group is.
 
     A row that has more comes in pieces, each a group of its own.
@@ -38,7 +35,7 @@ def windows(rows: NDArray[Any], most: int = WINDOW) -> Iterator[tuple[NDArray[An
         start = stop
 
 
-def _pieces(row: NDArray[Any], most: int) -> Iterator[NDArray[Any]]:
+def _pieces(row: Array, most: int) -> Iterator[Array]:
     """One write in pieces of `most` bytes."""
     for begin in range(0, int(row["length"][0]), most):
         piece = row.copy()
@@ -48,13 +45,13 @@ def _pieces(row: NDArray[Any], most: int) -> Iterator[NDArray[Any]]:
         yield piece
 
 
-def extents(places: NDArray[Any], rows: NDArray[Any]) -> NDArray[Any]:
+def extents(places: Array, rows: Array) -> Array:
     """Rows of `kernels.EXTENTS`: the data of write rows one behind the other in a buffer, and at `places` in a file."""
     lengths = data_lengths(rows)
     return np.column_stack([places, lengths, np.cumsum(lengths) - lengths]).astype("<u8")
 
 
-def read_data(log: File, rows: NDArray[Any]) -> bytearray:
+def read_data(log: File, rows: Array) -> bytearray:
     """The data of write rows, one behind the other, from the log; LogError when the log has been cut meanwhile."""
     buffer = bytearray(int(data_lengths(rows).sum()))
     log.read_extents(extents(rows["source"], rows).data, buffer)

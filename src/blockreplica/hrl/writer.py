@@ -12,14 +12,13 @@ import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from .. import kernels
+from ..arrays import Array, np
 from ..errors import RefusedError, StorageError, UsageError
 from ..files import FILES, File, Files
 from .format import (
@@ -149,7 +148,7 @@ class LogWriter:
                 self._encode(offset + start, piece, ZERO, b"", timestamp)
             self._count, self.total = self._count + 1, self.total + 1
 
-    def append_many(self, entries: NDArray[Any], buffer: Buffer, *, stamps: NDArray[Any] | None = None) -> NDArray[Any]:
+    def append_many(self, entries: Array, buffer: Buffer, *, stamps: Array | None = None) -> Array:
         """Log rows of ENTRY whose `source` is an offset in `buffer`; returns where the data of each stands in the log.
 
         Zero rows get 2**64 - 1, and strict logs refuse them. Nothing is logged when a row cannot be.
@@ -256,7 +255,7 @@ class LogWriter:
         out = memoryview(self._block)[slot : slot + 32]
         self._checked(kernels.hrl_encode, self._raw, row, data, _STAMP.pack(self._now(stamp)), out)
 
-    def _write_rows(self, rows: NDArray[Any], lengths: NDArray[Any], places: NDArray[Any], buffer: Buffer) -> None:
+    def _write_rows(self, rows: Array, lengths: Array, places: Array, buffer: Buffer) -> None:
         """The data of `rows` to their places, as few writes as they allow."""
         has = lengths > 0
         source, length, place = rows["source"][has], lengths[has], places[has]

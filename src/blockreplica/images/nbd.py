@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from ..arrays import np
 from ..errors import StorageError, translated
 from ..extents import Extent
 from ..files import File

@@ -17,10 +17,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from .. import kernels
+from ..arrays import Bools, Bytes, np
 from ..checksums import ENTRY_SIZE, PAGE_ENTRIES, block_count
 from ..errors import (
     BlockReplicaError,
@@ -281,7 +280,7 @@ def _write_sparse(target: File, content: bytearray, offset: int, *, fresh: bool)
             target.zero(offset + start, min(run[1] * GRANULE, len(content) - start))
 
 
-def judge(reader: PointReader, window: Extent, table: bytearray) -> NDArray[np.uint8]:
+def judge(reader: PointReader, window: Extent, table: bytearray) -> Bytes:
     """For each block of a window whether `table`, computed from its content, has the point's checksum: RIGHT, WRONG,
     or UNKNOWN, where the replica has lost the one that the block had."""
     first = window.offset // reader.block_size
@@ -297,7 +296,7 @@ def judge(reader: PointReader, window: Extent, table: bytearray) -> NDArray[np.u
     return verdict
 
 
-def places(reader: PointReader, window: Extent, which: NDArray[np.bool_]) -> list[Extent]:
+def places(reader: PointReader, window: Extent, which: Bools) -> list[Extent]:
     """The extents of these blocks of a window."""
     return [
         Extent(int(block) * reader.block_size + window.offset, reader.block_size) for block in np.flatnonzero(which)

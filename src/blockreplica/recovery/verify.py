@@ -11,13 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from .. import kernels
+from ..arrays import Rows, np
 from ..checksums import ENTRY_SIZE, PAGE_ENTRIES, block_count
 from ..errors import BlockReplicaError, BusyError, NotFoundError
 from ..extents import Extent, merged, windows
@@ -35,7 +33,6 @@ from .recover import RIGHT, UNKNOWN, WINDOW_BLOCKS, WRONG, judge, places
 RUN_BYTES = 8 << 20
 DEEP_CHAIN = 64  # behind so many logs a block is not put together again: the logs' own checksums have proved it
 ENOUGH_RIGHT = 8
-Rows = NDArray[Any]
 LOCK_TRIES, LOCK_PAUSE_S = 40, 0.25
 
 

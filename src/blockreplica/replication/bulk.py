@@ -10,13 +10,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import chain
-from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from ..ahead import ahead
+from ..arrays import Rows, np
 from ..checksums import PAGE_ENTRIES
 from ..errors import NoSpaceError, StorageError
 from ..extents import Extent, windows
@@ -32,7 +30,7 @@ CHECKPOINT_SECONDS = 3.0
 PROBE_BYTES = 1 << 20
 LAND_BYTES = 1 << 30  # compared before what differed there begins to become durable, beside the comparing of the rest
 WINDOWS_A_BATCH = 4096
-Rows = NDArray[Any]
+SCANS_AHEAD = 4  # windows read while what differed in an earlier one is dealt with, or numpy loads for it
 
 
 class Pass(msgspec.Struct):
@@ -73,7 +71,7 @@ class Pass(msgspec.Struct):
 
     def _compared(self, windows: Iterable[Extent], tally: Tally) -> Iterator[Extent]:
         steps = (partial(self.disk.scan, self.source, window, deep=self.deep) for window in windows)
-        with closing(ahead(steps)) as scans:
+        with closing(ahead(steps, most=SCANS_AHEAD)) as scans:
             for scan in scans:
                 rows = self.disk.differing(scan)
                 tally.add(scanned=scan.bytes_read)

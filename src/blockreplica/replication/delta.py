@@ -6,12 +6,9 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from itertools import cycle
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ..ahead import ahead
+from ..arrays import Rows, np
 from ..extents import Extent
 from ..progress import Progress
 from ..stores.disk import DiskWriter
@@ -20,7 +17,6 @@ from .result import Tally
 from .source import Delta
 
 BATCH_BYTES = 2 << 20
-Rows = NDArray[Any]
 
 
 def apply_delta(delta: Delta, disk: DiskWriter, size: int, tally: Tally, progress: Progress) -> None:

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from heapq import merge
-from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
+from ..arrays import Array, np
 from ..bitmap import DirtyBitmap
 from ..errors import LogError
 from ..extents import Extent, merged
@@ -74,5 +72,5 @@ def _extents(record: EpochRecord, files: Files) -> Callable[[], Iterator[Extent]
     )
 
 
-def _places(chunk: NDArray[Any]) -> NDArray[np.uint64]:
+def _places(chunk: Array) -> Array:
     return np.stack([chunk["offset"].astype(np.uint64), chunk["length"].astype(np.uint64)], axis=1)

@@ -10,13 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 from uuid import UUID
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .. import kernels
+from ..arrays import Rows, np
 from ..errors import BlockReplicaError, LogError
 from ..files import Files
 from ..hrl import ENTRY, LogReader
@@ -28,7 +25,6 @@ ENTRY_LIMIT = 1 << 18
 BUCKETS = 4096
 WRITE = 1
 NOTHING: Mapping[int, str] = MappingProxyType({})
-Rows = NDArray[Any]
 
 
 class DeltaLogs:

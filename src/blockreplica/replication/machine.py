@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from uuid import UUID
 
-import numpy as np
-
+from ..arrays import Rows, np
 from ..errors import TrackingError
 from ..extents import Extent, merged, windows
 from ..files import File
@@ -20,7 +19,7 @@ from ..tracking.qemu.fleece import context
 from .decide import Decision, Need
 from .dirty import DirtyExtents
 from .logs import DeltaLogs, packed
-from .source import Delta, Rows
+from .source import Delta
 
 WINDOW = 512 << 20  # of the disk, whose dirty extents are held at once
 _WRITE, _ZERO = 1, 2

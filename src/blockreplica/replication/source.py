@@ -10,18 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any, Protocol
+from typing import Protocol
 from uuid import UUID
 
-from numpy.typing import NDArray
-
+from ..arrays import Rows
 from ..extents import Extent
 from ..files import File
 from ..manifest import Cursor
 from ..tracking import ConsistentCut, Cut
 from .decide import Decision
-
-Rows = NDArray[Any]
 
 
 class Delta(Protocol):

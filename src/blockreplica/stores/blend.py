@@ -6,21 +6,18 @@ Nothing is written here: `stores.disk` does that after it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from .. import kernels
+from ..arrays import Array, Bools, np
 from ..checksums import ENTRY_SIZE
 from .layout import GRANULE
 
 #: Rows of a batch: disk offset, length, where its data stands in the buffer.
-EXTENT = np.dtype([("offset", "<u8"), ("length", "<u8"), ("buffer", "<u8")])
+EXTENT = [("offset", "<u8"), ("length", "<u8"), ("buffer", "<u8")]
 BATCH_BYTES = 2 << 20  # larger ones cost more in fresh memory than they save in calls
 _CHANGED, _OLD_ZERO, _NEW_ZERO = 1, 2, 4  # marks of `blend_blocks`
-Array = NDArray[Any]
 
 
 class Blend(msgspec.Struct, frozen=True):
@@ -29,8 +26,8 @@ class Blend(msgspec.Struct, frozen=True):
     granules: Array  # disk granule numbers, ascending
     old: Array  # (n, 4096) content before
     new: Array  # (n, 4096) content after
-    old_zero: NDArray[np.bool_]
-    new_zero: NDArray[np.bool_]
+    old_zero: Bools
+    new_zero: Bools
     blocks: Array  # numbers of the blocks that change
     entries: Array  # (m, 16) their new checksums
     old_entries: Array  # (touched blocks, 16) the checksums of their old content
@@ -155,12 +152,12 @@ def granule_rows(granules: Array) -> Array:
     return block_rows(granules, GRANULE)
 
 
-def picked(content: Array, which: NDArray[np.bool_]) -> Array:
+def picked(content: Array, which: Bools) -> Array:
     """The rows of `content` that `which` names; where those are all, `content` itself, for copies cost memory."""
     return content if which.all() else content[which]
 
 
-def zero_mask(content: Array) -> NDArray[np.bool_]:
+def zero_mask(content: Array) -> Bools:
     """Which of the (n, 4096) granules are all zero."""
     bits = bytearray(len(content) // 8 + 1)
     kernels.find_zeros(np.ascontiguousarray(content), GRANULE, bits)

@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from ..arrays import Array, np
 from ..manifest import Churn, PointRecord
 from ..units import format_size
 
@@ -31,7 +29,7 @@ class Sampler:
         self.changed = self.sampled = self.packed = 0
         self._compressor: Any = None
 
-    def add(self, new: NDArray[Any]) -> None:
+    def add(self, new: Array) -> None:
         """A batch's changed granules, (n, 4096)."""
         if not len(new):
             return

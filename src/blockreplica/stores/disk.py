@@ -13,13 +13,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from .. import kernels
+from ..arrays import Array, Bools, np
 from ..checksums import ENTRY_SIZE, PAGE_ENTRIES, ChecksumTable, block_count
 from ..errors import translated
 from ..extents import Extent
@@ -48,7 +46,6 @@ from .undo import UndoWriter
 
 ZERO_WINDOW = 8 << 20
 TABLE_PAGES = 1024  # held at most: 4 MiB
-Array = NDArray[Any]
 
 
 class Scan(msgspec.Struct):
@@ -341,7 +338,7 @@ class DiskWriter:
                 raise self.truth.damage(int(some[wrong][0]))
         self._save_entries(blocks)
 
-    def _save_before(self, granules: Array, old: Array, blocks: Array, zero: NDArray[np.bool_]) -> None:
+    def _save_before(self, granules: Array, old: Array, blocks: Array, zero: Bools) -> None:
         if self._history:
             entries = self.table.entries(blocks)
             self._open_undo().save(granules, old, zero, blocks, entries, self.truth.known(blocks))
@@ -389,7 +386,7 @@ class DiskWriter:
         held = np.frombuffer(content, np.uint8).reshape(-1, GRANULE)
         self._write_granules(granules, held, zero_mask(held))
 
-    def _write_granules(self, granules: Array, content: Array, zero: NDArray[np.bool_]) -> None:
+    def _write_granules(self, granules: Array, content: Array, zero: Bools) -> None:
         size = self.image.size()
         rows = granule_rows(granules[~zero])
         rows["length"] = np.minimum(rows["length"], size - rows["offset"])

@@ -11,13 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 from uuid import UUID, uuid4
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .. import kernels
+from ..arrays import Rows, np
 from ..errors import DamageError
 from ..files import File, Files
 from ..hrl import ENTRY, LogReader, LogWriter
@@ -28,7 +25,6 @@ ROWS_A_WINDOW = 1 << 16
 BATCH_BYTES = 4 << 20
 OPEN_LOGS = 64
 WRITE, ZERO = 1, 2
-Rows = NDArray[Any]
 
 
 def merge(indexes: Sequence[UndoIndex], log: Path, target: Path, *, files: Files) -> None:

@@ -14,13 +14,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from .. import kernels
+from ..arrays import Array, Bytes, np
 from ..checksums import ENTRY_SIZE, PAGE_ENTRIES, ChecksumTable, block_count, proved
 from ..errors import DamageError, NotFoundError
 from ..extents import Extent
@@ -33,7 +32,6 @@ from .undo_index import CHECKSUM, KNOWN, UNKNOWN, ZEROS, UndoIndex
 if TYPE_CHECKING:
     from ..kernels import Overlay
 
-Array = NDArray[Any]
 _TABLE_TRIES = 8  # a page read while it is being written fails its CRC; the next read sees it whole
 _OPEN_LOGS = 64
 _PROOF_BLOCKS = 1 << 16
@@ -128,7 +126,7 @@ class PointReader:
             if (found := Extent(int(row["offset"]), int(row["length"])).clip(extent.offset, extent.end))
         ]
 
-    def checksums(self, first: int, count: int) -> tuple[bytearray, NDArray[np.uint8]]:
+    def checksums(self, first: int, count: int) -> tuple[bytearray, Bytes]:
         """The entries that blocks [first, first + count) had at the point, and for each how far it can be trusted:
         TRUSTED; DAMAGED, it stands in a bad page, where it counts if content proves it; LOST, it is not the one."""
         entries, unknown = self._read_table(first, count)

@@ -10,18 +10,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from ..arrays import Array, Bools, np
 from ..files import Files
 
 MOST_HELD = 1 << 18  # numbers in the array: 2 MiB
 _PAGE = 4096
 _SHIFT = 15  # numbers a page: 4096 bytes of 8 bits
 _PAGES_HELD = 256  # in memory: 1 MiB
-Numbers = NDArray[Any]
 
 
 class SeenSet:
@@ -29,11 +25,11 @@ class SeenSet:
 
     def __init__(self, path: Path, *, files: Files) -> None:
         self._path, self._files = path, files
-        self._held: Numbers = np.zeros(0, np.int64)
+        self._held: Array = np.zeros(0, np.int64)
         self._bits: _BitFile | None = None
         files.unlink(path)
 
-    def add(self, numbers: Numbers) -> NDArray[np.bool_]:
+    def add(self, numbers: Array) -> Bools:
         """Add ascending `numbers`; tells for each whether it is new."""
         if self._bits is not None:
             return self._bits.add(numbers)
@@ -67,9 +63,9 @@ class _BitFile:
 
     def __init__(self, path: Path, *, files: Files) -> None:
         self._file = files.open(path, write=True, create=True)
-        self._pages: OrderedDict[int, Numbers] = OrderedDict()
+        self._pages: OrderedDict[int, Array] = OrderedDict()
 
-    def add(self, numbers: Numbers) -> NDArray[np.bool_]:
+    def add(self, numbers: Array) -> Bools:
         fresh = np.ones(len(numbers), np.bool_)
         pages = numbers >> _SHIFT
         starts = np.flatnonzero(np.diff(pages, prepend=-1))
@@ -84,7 +80,7 @@ class _BitFile:
     def close(self) -> None:
         self._file.close()
 
-    def _page(self, number: int) -> Numbers:
+    def _page(self, number: int) -> Array:
         page = self._pages.get(number)
         if page is None:
             raw = bytearray(_PAGE)

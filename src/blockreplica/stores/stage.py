@@ -7,18 +7,15 @@ image holds, so no block may be in both, nor twice in one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from ..ahead import Aside
+from ..arrays import Array, np
 from ..files import Files
 from .blend import BATCH_BYTES, Blend
 
 STAGE_BYTES = 8 << 20
-Array = NDArray[Any]
 
 
 class Stage:

@@ -8,12 +8,9 @@ undo log; the last must never be: a damaged block must not get a checksum that f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from .. import kernels
+from ..arrays import Array, Bools, np
 from ..checksums import ENTRY_SIZE, PAGE_ENTRIES, PAGE_SIZE, ChecksumTable, block_count, proved
 from ..errors import DamageError, TableError
 from ..files import File
@@ -21,7 +18,6 @@ from .blend import BATCH_BYTES, block_rows, checksums_of
 from .layout import GRANULE
 
 HEAL_PAGES = 1024
-Array = NDArray[Any]
 
 
 class TableTruth:
@@ -32,7 +28,7 @@ class TableTruth:
     ) -> None:
         self._image, self._table, self._begin = image, table, begin
         self._block_size, self._seed = block_size, seed
-        self._doubtful: dict[int, NDArray[np.bool_]] = {}  # by page: entries that were computed and not proved
+        self._doubtful: dict[int, Bools] = {}  # by page: entries that were computed and not proved
         self._held = bytearray()
 
     def blocks(self) -> int:
@@ -50,9 +46,9 @@ class TableTruth:
         at = block * self._block_size
         return DamageError(f"{self._image.path}: block at offset {at} does not match its checksum")
 
-    def wrong(self, blocks: Array, entries: Array) -> NDArray[np.bool_]:
+    def wrong(self, blocks: Array, entries: Array) -> Bools:
         """Of which `blocks` the table has other entries than these."""
-        wrong: NDArray[np.bool_] = (self._table.entries(blocks) != entries).any(axis=1)
+        wrong: Bools = (self._table.entries(blocks) != entries).any(axis=1)
         return wrong
 
     def set(self, blocks: Array, entries: Array) -> None:
@@ -66,7 +62,7 @@ class TableTruth:
             entries, _ = self._table.read(start, min(step, end - start))
             yield np.flatnonzero(np.frombuffer(entries, np.uint64).reshape(-1, 2).any(axis=1)) + start
 
-    def known(self, blocks: Array) -> NDArray[np.bool_]:
+    def known(self, blocks: Array) -> Bools:
         """Which of `blocks` have the entry that they always had, or one that was proved."""
         known, pages = np.ones(len(blocks), np.bool_), blocks // PAGE_ENTRIES
         for page in self._doubtful.keys() & set(pages.tolist()):

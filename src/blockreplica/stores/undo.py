@@ -9,12 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from uuid import UUID, uuid4
 
-import numpy as np
-from numpy.typing import NDArray
-
+from ..arrays import Array, Bools, np
 from ..checksums import ENTRY_SIZE
 from ..errors import DamageError, FormatError, NotFoundError
 from ..files import File, Files
@@ -27,7 +24,6 @@ from .undo_index import CHECKSUM, DATA, HEADER, KNOWN, ROW, UNKNOWN, ZEROS
 
 UNDO_FILE_TYPE = 1
 AGAIN_BYTES = 4 << 20
-Array = NDArray[Any]
 
 
 class UndoWriter:
@@ -47,8 +43,8 @@ class UndoWriter:
         self._remember(self._resumed)
 
     def save(
-        self, granules: Array, old: Array, zero: NDArray[np.bool_], blocks: Array, checksums: Array,
-        known: NDArray[np.bool_],
+        self, granules: Array, old: Array, zero: Bools, blocks: Array, checksums: Array,
+        known: Bools,
     ) -> None:  # fmt: skip
         """Keep the `old` content of ascending `granules`, `zero` or not, and the (n, 16) `checksums` of `blocks`."""
         fresh, fresh_blocks = self._granules.add(granules), self._blocks.add(blocks)

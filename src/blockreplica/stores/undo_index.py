@@ -21,14 +21,12 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from .. import kernels
+from ..arrays import Rows, np
 from ..errors import DamageError, FormatError, NotFoundError, StateError
 from ..files import File, Files
 from ..hrl import LogReader
@@ -38,13 +36,12 @@ VERSION = 1
 HEADER = struct.Struct("<8sII16sQQQII")
 assert HEADER.size == 64
 _TAIL = [("kind", "u1"), ("pad", "V3"), ("crc", "<u4")]
-ROW = np.dtype([("offset", "<u8"), ("log_offset", "<u8"), ("length", "<u8"), *_TAIL])
-CHECKSUM = np.dtype([("block", "<u8"), ("checksum", "V16"), *_TAIL])
-assert ROW.itemsize == CHECKSUM.itemsize == 32
+ROW = [("offset", "<u8"), ("log_offset", "<u8"), ("length", "<u8"), *_TAIL]
+CHECKSUM = [("block", "<u8"), ("checksum", "V16"), *_TAIL]
+ROW_SIZE = 32
 DATA, ZEROS, KNOWN, UNKNOWN = 1, 2, 3, 4
 OPEN = (1 << 64) - 1
 HELD_ROWS = 1024
-Rows = NDArray[Any]
 
 
 def key_of(log_id: UUID) -> int:
@@ -54,7 +51,7 @@ def key_of(log_id: UUID) -> int:
 
 def header(log_id: UUID, extents: int = OPEN, checksums: int = OPEN, *, last: int = 0, era: int) -> bytes:
     """The header bytes of an index."""
-    head = HEADER.pack(MAGIC, VERSION, ROW.itemsize, log_id.bytes, extents, checksums, last, era, 0)
+    head = HEADER.pack(MAGIC, VERSION, ROW_SIZE, log_id.bytes, extents, checksums, last, era, 0)
     return head[:-4] + struct.pack("<I", kernels.crc32c(head[:-4]))
 
 
@@ -127,7 +124,7 @@ class UndoIndex:
         if len(raw) < HEADER.size:
             raise StateError.at(self.path, 0, "undo index", wanted="a header of 64 bytes", got=f"{len(raw)} bytes")
         magic, version, row_size, log_id, extents, checksums, last, era, crc = HEADER.unpack(raw)
-        if magic != MAGIC or crc != kernels.crc32c(raw[:-4]) or version != VERSION or row_size != ROW.itemsize:
+        if magic != MAGIC or crc != kernels.crc32c(raw[:-4]) or version != VERSION or row_size != ROW_SIZE:
             raise StateError.at(self.path, 0, "undo index header", wanted=f"version {VERSION} with its CRC",
                                 got=repr(raw[:16]))  # fmt: skip
         self.first = int(self.path.stem)
