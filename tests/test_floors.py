@@ -150,7 +150,8 @@ def test_an_import_loads_nothing_heavy(statement: str) -> None:
 
 def test_numpy_waits_for_the_first_array() -> None:
     """It takes longer to load than the rest: a scan begins before it, `status` and `points` do without."""
-    code = f"import sys, {', '.join(module for module in MODULES if not module.endswith('__main__'))}\nprint(sorted(sys.modules))"
+    every = ", ".join(module for module in MODULES if not module.endswith("__main__"))
+    code = f"import sys, {every}\nprint(sorted(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(ast.literal_eval(result.stdout))
     assert {"blockreplica.stores.disk", "blockreplica.hrl.reader"} <= loaded

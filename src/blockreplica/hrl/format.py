@@ -30,7 +30,6 @@ CREATOR, CREATOR_VERSION = b"brep", 0x00010000
 #: An entry as the rest of the program works with it: a row of `kernels.ENTRIES`.
 ENTRY = [("offset", "<u8"), ("length", "<u8"), ("source", "<u8"), ("log", "<u4"), ("operation", "<u4")]
 
-
 _COOKIE = b"msctlog"
 _FIELDS = struct.Struct("<8sII4sIQQIQiI16s16sIQIH16s")
 _CHECKSUM_AT = 40
