@@ -4,7 +4,7 @@
 PY ?=
 export PY
 PYTHON := .venv/bin/python
-PYTEST_ARGS ?= -n auto
+PYTEST_ARGS ?= -n auto --dist worksteal
 BENCH_ARGS ?=
 SOURCES := src tests benchmarks demo setup.py
 
