@@ -131,7 +131,7 @@ def serve_point(work: Path, scale: Scale) -> Results:
 
 
 def recover(work: Path, scale: Scale) -> Results:
-    """The newest point as a file, checked and durable, against cp, which is neither, and cp that is durable."""
+    """The newest point as a file, checked, durable and not, against cp, which checks nothing, durable and not."""
     image = images.make(work / "vm.img", scale.size, holes=0.4, changed=0.01, seed=1)
     state = {"BLOCKREPLICA_STATE": str(work / "state")}
     store, copy = work / "store", work / "copy.img"
@@ -149,15 +149,22 @@ def recover(work: Path, scale: Scale) -> Results:
                 ["sh", "-c", 'cp --sparse=always "$1" "$2" && sync "$2"', "sh", newest, copy], remove, copy,
             ),
             races.Contestant("recover", [*PROGRAM, "recover", "vm", "--to", copy], remove, copy, state),
+            races.Contestant(
+                "recover --no-fsync", [*PROGRAM, "recover", "vm", "--to", copy, "--no-fsync"], remove, copy, state,
+            ),
         ],
         scale.rounds, image.path,
     )  # fmt: skip
     for path in (store, work / "state"):
         shutil.rmtree(path)
     copy.unlink()
-    cp, durable, ours = results.values()
+    cp, durable, ours, loose = results.values()
     what = "recover of the newest point, against cp --sparse=always"
-    return results, [faster(what, 1, cp, ours), faster(f"{what}, then sync", 1, durable, ours)]
+    return results, [
+        faster(f"{what}, as little durable", 1, cp, loose),
+        faster(f"{what}, then sync", 1, durable, ours),
+        faster(f"{what}, which is not durable", 1, cp, ours),
+    ]
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Path, Scale], Results]]] = {

@@ -30,6 +30,7 @@ from .meter import meter
     default="raw",
     help="Of FILE [default: raw].",
 )
+@click.option("--no-fsync", is_flag=True, help="Do not wait until FILE, a new one, is on the disk.")
 @store_option
 @json_option
 def recover(
@@ -44,6 +45,7 @@ def recover(
     offset: int | None,
     length: int | None,
     image_format: str,
+    no_fsync: bool,
     as_json: bool,
 ) -> None:
     """Recover an image as it was at a recovery point into FILE.
@@ -60,12 +62,13 @@ def recover(
     with meter() as progress:
         recovered = replica_of(name, store).recover(
             point, to, disk=disk, force=force, unchecked=unchecked, part=part, in_place=in_place,
-            image_format=image_format, progress=progress,
+            image_format=image_format, durable=not no_fsync, progress=progress,
         )  # fmt: skip
     took = round(time.monotonic() - began, 3)
     done = {
         "name": name, "point": recovered, "disk": disk or 0, "to": to, "format": image_format,
         "size": size_of(to), "seconds": took, "unchecked": unchecked,
+        "durable": not no_fsync,
     }  # fmt: skip
     show(done, describe, as_json=as_json)
 
@@ -82,4 +85,5 @@ def describe(done: dict[str, Any]) -> str:
     """What was recovered, for people."""
     took = f"{units.format_size(done['size'])} in {units.format_duration(done['seconds'])}"
     proof = "what has no checksum any more is unproved" if done["unchecked"] else "every checksum right"
-    return f"recovered point {done['point']} to {done['to']}: {took}, {proof}"
+    state = "" if done["durable"] else "; not yet on the disk for certain"
+    return f"recovered point {done['point']} to {done['to']}: {took}, {proof}{state}"

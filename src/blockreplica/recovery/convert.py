@@ -20,7 +20,7 @@ _OPTIONS = {"vpc": ["-o", "force_size=on"]}  # else its size is rounded to what 
 
 def convert(
     replica: Replica, point_id: str, disk: int, image_format: str, to: Path, partial: Path, progress: Progress,
-    files: Files,
+    files: Files, *, durable: bool,
 ) -> None:  # fmt: skip
     """Write a disk of a point to `to` in a format of qemu-img, by way of `partial`, which is begun anew."""
     if image_format not in FORMATS:
@@ -40,13 +40,15 @@ def convert(
             progress.advance(size)
         if image_format not in _UNCHECKED:
             _run([program, "check", "-q", "-f", image_format, str(partial)], partial, lambda: "")
-        with files.open(partial, write=True) as file:
-            file.sync()
+        if durable:
+            with files.open(partial, write=True) as file:
+                file.sync()
         files.rename(partial, to)
     except BaseException:
         files.unlink(partial)
         raise
-    files.sync_folder(to.parent)
+    if durable:
+        files.sync_folder(to.parent)
 
 
 def _run(command: list[str], path: Path, told: Callable[[], str]) -> None:

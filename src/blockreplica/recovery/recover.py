@@ -48,20 +48,22 @@ RIGHT, WRONG, UNKNOWN = 0, 1, 2
 
 def recover(
     replica: Replica, point_id: str | None, to: Path, *, disk: int = 0, force: bool = False, unchecked: bool = False,
-    part: Extent | None = None, in_place: bool = False, image_format: str = "raw", progress: Progress = SILENT,
-    files: Files = FILES,
+    part: Extent | None = None, in_place: bool = False, image_format: str = "raw", durable: bool = True,
+    progress: Progress = SILENT, files: Files = FILES,
 ) -> str:  # fmt: skip
     """Write a disk of a point, or a `part` of it, to the file `to`; returns the point's id.
 
     It is written beside its place and renamed once it is durable; interrupted, the same call goes on where it was.
     With `in_place`, `to` is an image or a block device that is there, and only what differs is written: interrupted,
-    it is a mixture. `image_format`: as of qemu-img. BusyError when somebody writes what is there. DamageError when a
-    block does not match the point's checksum, or has none that is known, unless `unchecked` accepts the latter.
+    it is a mixture. `image_format`: as of qemu-img. Not `durable`: as `cp` leaves it, whole for whoever reads it, and
+    on the disk when the kernel has brought it there; a power cut before that leaves anything: not over a file that is
+    there. BusyError when somebody writes what is there. DamageError when a block does not match the point's checksum,
+    or has none that is known, unless `unchecked` accepts the latter.
     """
     if in_place + (part is not None) + (image_format != "raw") > 1:
         raise UsageError("a part of a disk, an image in place, another format: wanted one of them at most")
     point = replica.find(point_id)
-    _require_place(to, files, force=force, in_place=in_place)
+    _require_place(to, files, force=force, in_place=in_place, durable=durable)
     if unchecked and part is not None:
         raise UsageError("a recovery of a part is always checked")
     with ExitStack() as held:
@@ -70,10 +72,11 @@ def recover(
         if image_format != "raw":
             if unchecked:
                 raise UsageError(f"a recovery to {image_format} is always checked")
-            convert(replica, point.id, disk, image_format, to, to.with_name(to.name + PARTIAL), progress, files)
+            partial = to.with_name(to.name + PARTIAL)
+            convert(replica, point.id, disk, image_format, to, partial, progress, files, durable=durable)
             return point.id
         with replica.reader(point, disk) as reader:
-            job = _Job(reader, unchecked, in_place, progress)
+            job = _Job(reader, unchecked, in_place, durable, progress)
             progress.start(f"recovering {point.id}", part.length if part else reader.size)
             if in_place:
                 with files.open(to, write=True) as target:
@@ -87,14 +90,17 @@ class _Job(msgspec.Struct, frozen=True):
     reader: PointReader
     unchecked: bool
     in_place: bool
+    durable: bool
     progress: Progress
 
 
-def _require_place(to: Path, files: Files, *, force: bool, in_place: bool) -> None:
+def _require_place(to: Path, files: Files, *, force: bool, in_place: bool, durable: bool) -> None:
     if in_place and not to.exists():
         raise NotFoundError(f"{to}: is not there to be changed in place; leave --in-place out")
     if to.exists() and not force and not in_place:
         raise RefusedError(f"{to}: is there already; choose another file, or --force to replace it")
+    if to.exists() and not durable:
+        raise UsageError(f"{to}: is there already, and is let go of only for what is on the disk: leave --no-fsync out")
     if to.is_dir() or not to.parent.is_dir():
         raise RefusedError(f"{to}: wanted a file in a folder that exists")
     if to.exists() and not in_place and not to.is_file():
@@ -134,8 +140,11 @@ def _beside(job: _Job, to: Path, part: Extent | None, files: Files) -> None:
                 _write_part(job, target, part)
             else:
                 _write_whole(job, target)
-            target.sync()
-            _put_in_place(partial, to, files)
+            if job.durable:
+                target.sync()
+                _put_in_place(partial, to, files)
+            else:
+                files.rename(partial, to)
         except BlockReplicaError:  # a full disk, too, is not kept full; being interrupted leaves it, to go on
             with suppress(BlockReplicaError):
                 files.unlink(partial)

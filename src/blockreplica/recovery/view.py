@@ -32,19 +32,20 @@ class ReplicaView:
     def recover(
         self, point: str | PointRecord | None, to: str | os.PathLike[str], *, disk: int | None = None,
         force: bool = False, unchecked: bool = False, part: Extent | None = None, in_place: bool = False,
-        image_format: str = "raw", progress: Progress = SILENT,
+        image_format: str = "raw", durable: bool = True, progress: Progress = SILENT,
     ) -> str:  # fmt: skip
         """Write a disk of a point (the newest by default) to a new sparse file; returns the point's id.
 
-        Or only a `part` of it; or over an image that is there, `in_place`; or in another format. See
-        `recovery.recover.recover`.
+        Or only a `part` of it; or over an image that is there, `in_place`; or in another format; or without waiting
+        for it to be `durable`. See `recovery.recover.recover`.
         """
         from .recover import recover
 
         wanted = point.id if isinstance(point, PointRecord) else point
         return recover(
             self.base, wanted, Path(to), disk=self._which(disk), force=force, unchecked=unchecked,
-            part=part, in_place=in_place, image_format=image_format, progress=progress, files=self._files,
+            part=part, in_place=in_place, image_format=image_format, durable=durable, progress=progress,
+            files=self._files,
         )  # fmt: skip
 
     def serve(

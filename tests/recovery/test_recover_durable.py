@@ -1,0 +1,54 @@
+"""What a recovery waits for: that all of it is on the disk, unless somebody does without."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from blockreplica.cli.main import run
+from blockreplica.errors import UsageError
+from blockreplica.recovery.recover import recover
+from blockreplica.stores import DirectoryStore
+from crash.recording import RecordingFiles
+from replication.world import World, write
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """Two points."""
+    made = World.make(tmp_path, sizes=(1_000_000,))
+    write(made.image, (0, b"begin"))
+    made.protect()
+    write(made.image, (300_000, b"second" * 1000))
+    made.sync()
+    return made
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_only_a_recovery_that_need_not_be_durable_waits_for_no_fsync(world: World, *, durable: bool) -> None:
+    files = RecordingFiles()
+    replica = DirectoryStore(world.store).replica("vm")
+    recover(replica, "1.2", world.folder / "out.img", durable=durable, files=files)
+    assert (world.folder / "out.img").read_bytes() == world.models["1.2"][0]
+    assert {op.what for op in files.ops} & {"sync", "syncdir"} == ({"sync", "syncdir"} if durable else set())
+    assert files.ops[-1].what == ("syncdir" if durable else "rename")
+
+
+@pytest.mark.parametrize("how", [{"force": True}, {"in_place": True}])
+def test_what_is_there_already_is_let_go_of_only_for_what_is_durable(world: World, how: dict[str, bool]) -> None:
+    (world.folder / "out.img").write_bytes(b"mine")
+    with pytest.raises(UsageError, match="no-fsync"):
+        world.vm.replica.recover(None, world.folder / "out.img", durable=False, **how)
+    assert (world.folder / "out.img").read_bytes() == b"mine"
+    assert not [name for name in os.listdir(world.folder) if "partial" in name]
+
+
+def test_the_command_says_what_is_not_on_the_disk_for_certain(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    for options, durable in (([], True), (["--no-fsync"], False)):
+        out = world.folder / f"out-{durable}.img"
+        assert run(["recover", "vm", "--store", str(world.store), "--to", str(out), "--json", *options]) == 0
+        assert json.loads(capsys.readouterr().out)["durable"] is durable
+        assert out.read_bytes() == world.models["1.2"][0]
