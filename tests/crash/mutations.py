@@ -321,8 +321,8 @@ MUTATIONS = [
     Mutation(
         "the name before the content",
         RECOVER,
-        "            target.sync()\n            _put_in_place(partial, to, files)\n",
-        "            _put_in_place(partial, to, files)\n            target.sync()\n",
+        "                target.sync()\n                _put_in_place(partial, to, files)\n",
+        "                _put_in_place(partial, to, files)\n                target.sync()\n",
         RECOVERED,
     ),
     Mutation(
