@@ -133,12 +133,9 @@ class Interleaved(Files):
             self.step()
             return got
 
-    def exists(self, path: Path) -> bool:
+    def open(self, path: Path, *, write: bool = False, create: bool = False, exclusive: bool = False) -> File:
         if path.name in self.watched:
             self.step()
-        return super().exists(path)
-
-    def open(self, path: Path, *, write: bool = False, create: bool = False, exclusive: bool = False) -> File:
         plain = super().open(path, write=write, create=create, exclusive=exclusive)
         if path.name not in self.watched:
             return plain

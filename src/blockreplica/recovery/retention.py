@@ -90,12 +90,12 @@ def plan(
     for name, key in _KEYS.items():
         _buckets(points, getattr(policy, name), name, key, damaged, why)
     _warned(points, ran, why)
-    held = held or _jumped(points, ran)
+    held, keeps_all = held or _jumped(points, ran), policy.keeps_all
     for point in points:
         reasons, age = why[point.epoch], ran - point.ran
         if policy.within and age <= policy.within:
             reasons.append(f"within {format_duration(policy.within)} of running time")
-        if policy.keeps_all:
+        if keeps_all:
             reasons.append("no rule wants it gone")
         elif not reasons and age < policy.min_age:
             reasons.append(f"its age of {format_duration(max(age, 0.0))} is below {format_duration(policy.min_age)}")
@@ -114,11 +114,12 @@ def decide(replica: Replica, policy: Policy) -> list[Decision]:
 def retire(replica: Replica, policy: Policy) -> tuple[list[Decision], list[str]]:
     """Take out what the policy does not keep; the caller holds the lock. Returns the decisions as they were carried
     out, and sentences about what was put off."""
-    if not replica.holds_more_than(policy.last):
-        return [], replica.remove_points([]).put_off  # thousands of records need not be read to know that all stay
+    listed = replica.epochs()
+    if len(listed) <= policy.last:  # thousands of records need not be read to know that all stay
+        return [], replica.remove_points([], listed=listed).put_off
     decisions = decide(replica, policy)
     going = [decision.point.epoch for decision in decisions if not decision.keep]
-    done = replica.remove_points(going)
+    done = replica.remove_points(going, listed=listed)
     gone = set(done.gone)
     return [
         decision if decision.keep or decision.point.epoch in gone

@@ -52,10 +52,15 @@ def total(samplers: Sequence[Sampler]) -> Churn:
     )
 
 
+def is_much(churn: Churn) -> bool:
+    """Whether it may be unusual at all: else nobody needs to read what the points before say."""
+    return churn.changed >= LEAST_BYTES and churn.sampled > 0
+
+
 def unusual(churn: Churn, history: Sequence[PointRecord]) -> tuple[str, str]:
     """Why this is not like the points before (oldest first), and the last point from before it began; or nothing."""
     usual = [point for point in history if point.churn is not None and not point.unusual][-HISTORY:]
-    if len(usual) < FEWEST or churn.changed < LEAST_BYTES or not churn.sampled:
+    if len(usual) < FEWEST or not is_much(churn):
         return "", ""
     amounts = [point.churn.changed for point in usual if point.churn is not None]
     ratios = [one.packed / one.sampled for one in (point.churn for point in usual) if one is not None and one.sampled]

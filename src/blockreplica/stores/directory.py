@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from uuid import uuid4
@@ -139,18 +140,20 @@ class Replica:
 
     def points(self) -> list[PointRecord]:
         """The recovery points, oldest first; those with a damaged record are left out (see `damaged_points`)."""
-        return [point for point in map(self._try_point, self._epochs()) if isinstance(point, PointRecord)]
+        return [point for point in map(self._try_point, self.epochs()) if isinstance(point, PointRecord)]
 
-    def holds_more_than(self, count: int) -> bool:
-        """Whether there are more points than that; their records are not read."""
-        return len(self._epochs()) > count
+    def epochs(self) -> list[int]:
+        """The epochs of the recovery points, oldest first; their records are not read."""
+        newest = self.state().epoch
+        found = sorted(map(int, filter(str.isdigit, self._files.names(self.layout.points))))
+        return found[: bisect_right(found, newest)]
 
     def damaged_points(self) -> list[StateError]:
         """What is wrong with the records of points that can't be read; one that is missing between others is one."""
-        pinned, newest, epochs = self._pinned(), self.state().epoch, self._epochs()
+        pinned, newest, epochs = self._pinned(), self.state().epoch, self.epochs()
         wanted = {*epochs, *self._lost(epochs), *([newest] if newest else []), *pinned}
         tried = [(epoch, self._try_point(epoch)) for epoch in sorted(wanted)]
-        oldest = min(self._epochs(), default=newest)  # whatever was pruned meanwhile is not missed
+        oldest = min(self.epochs(), default=newest)  # whatever was pruned meanwhile is not missed
         return [found for epoch, found in tried if isinstance(found, StateError)
                 and (epoch >= oldest or epoch in self._pinned())]  # fmt: skip
 
@@ -189,7 +192,7 @@ class Replica:
             if not points:
                 raise NotFoundError(f"{self.layout.folder}: has no recovery point yet; run sync")
             return next((point for point in reversed(points) if point.kind != "fuzzy"), points[-1])
-        for epoch in self._epochs():
+        for epoch in self.epochs():
             if point_id.endswith(f".{epoch}"):
                 point = self._read_point(epoch)
                 if point.id == point_id:
@@ -262,14 +265,16 @@ class Replica:
 
     def prune(self, keep: int) -> list[str]:
         """Delete the oldest points beyond `keep`; the caller holds the lock. Returns their names."""
-        epochs = self._epochs()
+        epochs = self.epochs()
         going = epochs[: max(0, len(epochs) - max(keep, 1))]
         return [self.layout.point(epoch).name for epoch in self.remove_points(going).gone]
 
-    def remove_points(self, epochs: Iterable[int]) -> Pruned:
+    def remove_points(self, epochs: Iterable[int], *, listed: Sequence[int] | None = None) -> Pruned:
         """Delete points, never the newest, and none that a reader holds or that is newer than one; the caller holds
-        the lock. Their undo logs are merged into those behind them; what a reader puts off is done by a later call."""
-        return Pruner(self.layout, self._read_again(), files=self._files).prune(epochs, self._epochs())
+        the lock, and may hand in what `epochs()` has `listed` under it. Their undo logs are merged into those behind
+        them; what a reader puts off is done by a later call."""
+        listed = self.epochs() if listed is None else listed
+        return Pruner(self.layout, self._read_again(), files=self._files).prune(epochs, listed)
 
     def change_block_size(self, block_size: int, *, progress: Progress = SILENT) -> None:
         """Let checksums be of blocks of another size, from the next point on; the points there are keep theirs. The
@@ -297,11 +302,6 @@ class Replica:
     def mark(self, marks: MarksRecord) -> None:
         """Replace the marks; the caller holds the lock."""
         write_record("marks", marks, self.layout.marks, self._files, copy_first=True)
-
-    def _epochs(self) -> list[int]:
-        newest = self.state().epoch
-        names = self._files.names(self.layout.points)
-        return sorted(int(name) for name in names if name.isdigit() and int(name) <= newest)
 
     def _read_again(self) -> ReplicaRecord:
         """The record as it is now: another process may have begun another era since."""

@@ -140,7 +140,11 @@ class PointReader:
         self._refresh()
         table = np.frombuffer(entries, np.uint8).reshape(-1, ENTRY_SIZE)
         for index in reversed(self._indexes):
-            rows = index.checksums(first, first + count) if index.era == self.era else np.zeros(0, CHECKSUM)
+            if index.era != self.era:
+                continue
+            rows = index.checksums(first, first + count)
+            if not len(rows):  # as of most, where there are thousands
+                continue
             at = (rows["block"] - first).astype(np.int64)
             table[at] = np.ascontiguousarray(rows["checksum"]).view(np.uint8).reshape(-1, ENTRY_SIZE)
             known[at] = np.where(rows["kind"] == KNOWN, TRUSTED, LOST)
@@ -215,10 +219,11 @@ class PointReader:
             index = UndoIndex.probe(path, files=self._files)
             if index is None:
                 return
-            if self._indexes:
+            if self._indexes and self._indexes[-1].growing:  # no longer, now that there is a next one
                 self._indexes[-1].refresh()
             self._indexes.append(index)
-            index.refresh()
+            if index.growing:
+                index.refresh()
 
     def _next_epoch(self) -> int:
         return (self._indexes[-1].last if self._indexes else self._epoch) + 1

@@ -14,6 +14,7 @@ point that is held, and all newer ones, stay, and so do the logs that lead to it
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
@@ -30,6 +31,7 @@ from .undo_index import OPEN, UndoIndex
 
 GATE_TRIES, GATE_PAUSE_S = 100, 0.05
 MERGING = ".merging"
+EPOCHS_IN_ORDER = 999_999  # below it, names of six digits are sorted as their epochs are
 
 
 class Pruned(msgspec.Struct):
@@ -89,7 +91,8 @@ class Pruner:
                 done.put_off.append("points that are being read, and all newer ones, are kept for now")
         if left:
             self._drop_before(left[0])
-            self._drop_tables({self._record.era(epoch) for epoch in left})
+            if self._record.frozen:
+                self._drop_tables({self._record.era(epoch) for epoch in left})
         there = set(left)
         pending = sorted(epoch for epoch in {*unfinished, *done.gone} - there if left and epoch > left[0])
         if pending:
@@ -190,13 +193,21 @@ class Pruner:
     def _sweep(self, layout: DiskLayout, older: int, newer: int, keep: set[Path]) -> None:
         """Remove what stands in the folder for epochs in (older, newer] but `keep`."""
         folder = layout.undo
-        for name in self._files.names(folder):  # thousands of them, at every sync: no path is made of most
+        for name in names_from(self._files.names(folder), older + 1, newer):
             first = name.split(".")[0].split("-")[0]
             if first.isdigit() and older < int(first) <= newer and (path := folder / name) not in keep:
                 self._files.unlink(path)
 
     def _write(self, epochs: list[int]) -> None:
         self._files.write_durably(self._layout.pruning, encode("pruning", PruningRecord(epochs=epochs)))
+
+
+def names_from(names: list[str], first: int, last: int) -> list[str]:
+    """Of sorted names that begin with an epoch, those that may be of `first` to `last`, and a few others. There are
+    thousands, and each sync asks: only those few are worth a closer look."""
+    if last >= EPOCHS_IN_ORDER:
+        return names
+    return names[bisect_left(names, f"{first:06d}") : bisect_left(names, f"{last + 1:06d}")]
 
 
 def _leads_to(index: Path, log: Path, files: Files) -> bool:

@@ -17,7 +17,7 @@ from ..errors import FormatError, NotFoundError, StateError, StorageError
 from ..files import Files
 from ..manifest import LIMIT as RECORD_LIMIT
 from ..manifest import DiskProgress, PendingRecord, PointRecord, ReplicaRecord, StateRecord, chained, decode, encode
-from .churn import HISTORY, total, unusual
+from .churn import HISTORY, is_much, total, unusual
 from .clock import Clock, advanced, this_instant
 from .disk import DiskWriter
 from .layout import ReplicaLayout
@@ -105,7 +105,7 @@ class Session:
             disk.seal()
         clock = advanced(self._state.clock, self._clock())
         churn = total([disk.churn for disk in self.disks])
-        why, calm = unusual(churn, self._before()) if not self.first else ("", "")
+        why, calm = unusual(churn, self._before()) if is_much(churn) and not self.first else ("", "")
         point = msgspec.structs.replace(point, ran=clock.ran, churn=churn, unusual=why, calm=calm)
         point = msgspec.structs.replace(point, chain=chained(self._state.chain, point))
         self._files.make_folder(self._layout.points)

@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import os
 import struct
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import msgspec
@@ -30,6 +32,9 @@ from ..arrays import Rows, np
 from ..errors import DamageError, FormatError, NotFoundError, StateError
 from ..files import File, Files
 from ..hrl import LogReader
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 MAGIC = b"brepundo"
 VERSION = 1
@@ -42,6 +47,7 @@ ROW_SIZE = 32
 DATA, ZEROS, KNOWN, UNKNOWN = 1, 2, 3, 4
 OPEN = (1 << 64) - 1
 HELD_ROWS = 1024
+SMALL_ROWS = 126  # so many, with the header, are a page: an index that has no more is read whole when it is opened
 
 
 def key_of(log_id: UUID) -> int:
@@ -87,6 +93,12 @@ class _Held(msgspec.Struct, frozen=True):
     rows: Rows
 
 
+@cache
+def _no_rows(layout: str) -> Rows:
+    """None, of `ROW` or `CHECKSUM`: a type that numpy has parsed serves thousands of indexes."""
+    return np.zeros(0, ROW if layout == "extents" else CHECKSUM)
+
+
 class UndoIndex:
     """A reader's view of one index, which may still be growing; `refresh` before each look.
 
@@ -101,24 +113,28 @@ class UndoIndex:
     @classmethod
     def probe(cls, path: Path, *, files: Files) -> UndoIndex | None:
         """The index, or None when there is none (yet)."""
-        return cls(path, files=files) if files.exists(path) else None
+        try:
+            return cls(path, files=files)
+        except NotFoundError:
+            return None
 
     def _load(self) -> None:
         file = self._files.open(self.path)
         self._growing_file: File | None = None
         try:
-            self._parse(file.pread(HEADER.size, 0), file.size())
+            raw = file.pread(HEADER.size + 32 * SMALL_ROWS, 0)
+            self._parse(raw[: HEADER.size], file.size())
+            count = self._extent_count + self._checksum_count
+            self._whole = raw[HEADER.size :] if not self.growing and count <= SMALL_ROWS else b""
             self._inode = os.fstat(file.fileno()).st_ino
             if self.growing:
                 self._growing_file = file
         finally:
             if self._growing_file is None:
                 file.close()
-        self._held = [_Held(1, 0, np.zeros(0, ROW))] * 2
-        self._loaded = np.zeros(0, ROW)
+        self._held: list[_Held | None] = [None, None]
         self._torn = -1  # rows in the file when a torn one was met
-        self._extents = np.zeros(0, ROW)
-        self._checksums = np.zeros(0, ROW)
+        self._loaded = self._extents = self._checksums = _no_rows("extents")
 
     def _parse(self, raw: bytes, size: int) -> None:
         if len(raw) < HEADER.size:
@@ -193,7 +209,7 @@ class UndoIndex:
     def checksums(self, first: int, end: int) -> Rows:
         """The checksum rows of blocks [first, end), as CHECKSUM records sorted by block."""
         rows = self._near(1, first, end)
-        return rows[(rows["offset"] >= first) & (rows["offset"] < end)].view(CHECKSUM)
+        return rows[(rows["offset"] >= first) & (rows["offset"] < end)].view(_no_rows("checksums").dtype)
 
     @property
     def extent_count(self) -> int:
@@ -226,8 +242,12 @@ class UndoIndex:
     def _rows(self, file: File, low: int, high: int) -> Rows:
         raw = bytearray(32 * (high - low))
         got = file.pread_into(raw, HEADER.size + 32 * low)
-        rows = np.frombuffer(raw, ROW)
-        good = good_rows(rows, self._key) if got == len(raw) else got // 32
+        return self._checked(raw, got, low)
+
+    def _checked(self, raw: Buffer, got: int, low: int) -> Rows:
+        """The rows from row `low` on, of which `got` bytes could be read."""
+        rows = np.frombuffer(raw, _no_rows("extents").dtype)
+        good = good_rows(rows, self._key) if got == rows.nbytes else got // 32
         if good < len(rows):
             raise DamageError(f"{self.path}: row {low + good}: wanted its CRC, got another: damaged; "
                               "points before this epoch can't be read where it names blocks")  # fmt: skip
@@ -241,8 +261,11 @@ class UndoIndex:
         base, count = (0, self._extent_count) if sort == 0 else (self._extent_count, self._checksum_count)
         held = self._held[sort]
         if count == 0:
-            return held.rows[:0]
-        if not (held.start <= start and end <= held.end):
+            return _no_rows("extents")
+        if self._whole and held is None:
+            raw = self._whole[32 * base : 32 * (base + count)]
+            held = self._held[sort] = _Held(0, OPEN, self._checked(raw, len(raw), base))
+        if held is None or not (held.start <= start and end <= held.end):
             with self._files.open(self.path) as file:
                 low = max(self._bisect(file, start, base, count) - 1, 0) if count > HELD_ROWS else 0
                 rows = self._rows(file, base + low, base + min(count, low + HELD_ROWS))
