@@ -17,6 +17,7 @@
 #include "checksum.h"
 #include "hash.h"
 #include "overlay_parts.h"
+#include "rangelock.h"
 
 enum { least_window = 4 << 20, map_bytes = 8 << 20, cache_bytes = 8 << 20, tries = 3 };
 
@@ -73,12 +74,10 @@ static int open_log(struct br_overlay *overlay, struct br_part *part, struct br_
     return error == ENOENT ? ESTALE : error;
 }
 
-static void put_logs(struct br_overlay *overlay, struct br_answer *answer, size_t count) {
-    pthread_mutex_lock(&overlay->lock);
+static void put_logs(struct br_answer *answer, size_t count) {
     for (size_t i = 0; i < count; i++)
         if (answer->parts[i].log)
             br_pool_put(answer->parts[i].log);
-    pthread_mutex_unlock(&overlay->lock);
 }
 
 /* Look up what the indexes say of the answer's extent; its logs are open then. */
@@ -86,8 +85,9 @@ static int look_up(struct br_overlay *overlay, struct br_answer *answer, struct 
     uint64_t window = answer->start / overlay->window_size, each = overlay->point.block_size;
     size_t within = (size_t)(answer->start % overlay->window_size), opened = 0;
     struct br_map *map;
+    uint64_t settled = br_overlay_settled(overlay); /* every request waits for this lock: no call in it */
     pthread_mutex_lock(&overlay->lock);
-    int error = br_overlay_refresh(overlay, trouble);
+    int error = br_overlay_follow(overlay, settled, trouble);
     if (!error)
         error = br_overlay_map(overlay, window, &map, trouble);
     if (!error && map->pieces) {
@@ -104,7 +104,7 @@ static int look_up(struct br_overlay *overlay, struct br_answer *answer, struct 
         opened++;
     pthread_mutex_unlock(&overlay->lock);
     if (error)
-        put_logs(overlay, answer, opened);
+        put_logs(answer, opened);
     return error;
 }
 
@@ -187,7 +187,7 @@ static int read_once(struct br_overlay *overlay, struct br_answer *answer, uint8
     if (error)
         return error;
     error = read_parts(answer, data, trouble);
-    put_logs(overlay, answer, answer->count);
+    put_logs(answer, answer->count);
     return error ? error : prove(overlay, answer, data, trouble);
 }
 
@@ -345,7 +345,7 @@ int br_overlay_open(const struct br_point *point, struct br_overlay **result) {
     if (!overlay)
         return ENOMEM;
     overlay->point = *point;
-    pthread_mutex_init(&overlay->lock, NULL);
+    br_short_mutex_init(&overlay->lock);
     pthread_mutex_init(&overlay->cache_lock, NULL);
     for (int i = 0; i < BR_LOADERS; i++)
         pthread_mutex_init(overlay->loading + i, NULL);

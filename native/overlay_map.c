@@ -189,6 +189,7 @@ int br_overlay_renew(struct br_overlay *overlay) {
         overlay->retired = retired;
         overlay->retired_count = count;
         overlay->undo_count = 0;
+        overlay->awaited = 0;
         for (size_t i = 0; i < overlay->map_count; i++)
             br_map_clear(overlay->maps + i);
     }
@@ -197,7 +198,7 @@ int br_overlay_renew(struct br_overlay *overlay) {
 }
 
 /* Each index tells which epoch comes after it, so the first gap is the end. */
-int br_overlay_refresh(struct br_overlay *overlay, struct br_trouble *trouble) {
+static int see_all(struct br_overlay *overlay, struct br_trouble *trouble) {
     for (;;) {
         size_t count = overlay->undo_count;
         int error = count ? br_undo_refresh(&overlay->pool, overlay->undos[count - 1], trouble) : 0;
@@ -218,4 +219,21 @@ int br_overlay_refresh(struct br_overlay *overlay, struct br_trouble *trouble) {
             return br_trouble(trouble, error, "undo/%06llu.index: %s", (unsigned long long)next,
                               strerror(error));
     }
+}
+
+int br_overlay_refresh(struct br_overlay *overlay, struct br_trouble *trouble) {
+    int error = see_all(overlay, trouble);
+    size_t count = overlay->undo_count;
+    bool sealed = !error && (!count || !overlay->undos[count - 1]->growing);
+    overlay->awaited = sealed ? br_overlay_next_epoch(overlay) : 0;
+    return error;
+}
+
+uint64_t br_overlay_settled(struct br_overlay *overlay) {
+    uint64_t epoch = overlay->awaited;
+    return epoch && !br_undo_exists(overlay->undo_folder, epoch) ? epoch : 0;
+}
+
+int br_overlay_follow(struct br_overlay *overlay, uint64_t settled, struct br_trouble *trouble) {
+    return settled && settled == overlay->awaited ? 0 : br_overlay_refresh(overlay, trouble);
 }

@@ -63,6 +63,7 @@ struct br_overlay {
     struct br_pool pool;
     struct br_undo **undos; /* those of the epochs behind the point, in order; only the last may be growing */
     size_t undo_count, undo_room;
+    _Atomic uint64_t awaited; /* see br_overlay_settled; stored under the lock, read without it */
     struct br_undo **retired; /* those that were merged since; somebody may be reading their logs */
     size_t retired_count;
     struct br_map *maps;
@@ -85,6 +86,13 @@ int br_overlay_renew(struct br_overlay *overlay);
 uint64_t br_overlay_next_epoch(const struct br_overlay *overlay);
 /* See all indexes there are by now. The caller holds the lock, as for all of these. */
 int br_overlay_refresh(struct br_overlay *overlay, struct br_trouble *trouble);
+/* Without the lock: the epoch that a refresh would look for, if there is no index of it yet and all before it
+ * are known and sealed; else 0. Whoever then takes the lock and finds that epoch still awaited needs no
+ * refresh.
+ */
+uint64_t br_overlay_settled(struct br_overlay *overlay);
+/* Under the lock: a refresh, where it is needed after that. */
+int br_overlay_follow(struct br_overlay *overlay, uint64_t settled, struct br_trouble *trouble);
 /* The map of a window as of the last refresh; stays until the lock is let go. */
 int br_overlay_map(struct br_overlay *overlay, uint64_t window, struct br_map **map,
                    struct br_trouble *trouble);

@@ -1,14 +1,16 @@
 /* Files opened on demand, no more than so many at a time: a point may stand behind thousands of undo logs.
- * Whoever calls holds a lock of his own; between get and put a file stays open. */
+ * Whoever calls holds a lock of his own, but for a put; between get and put a file stays open. */
 #ifndef BR_POOL_H
 #define BR_POOL_H
+
+#include <stdatomic.h>
 
 #include "ops.h"
 
 struct br_pooled {
     const char *name; /* in the pool's folder; the owner's, and stays */
     struct br_file *file;
-    unsigned users;
+    _Atomic unsigned users;
     uint64_t used;
 };
 

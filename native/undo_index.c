@@ -129,12 +129,25 @@ static int open_index(struct br_pool *pool, struct br_undo *undo, struct br_trou
     return error;
 }
 
+static void name_index(char name[BR_INDEX_NAME], uint64_t first) {
+    snprintf(name, BR_INDEX_NAME, "%06llu.index", (unsigned long long)first);
+}
+
+bool br_undo_exists(struct br_folder *folder, uint64_t first) {
+    char name[BR_INDEX_NAME];
+    struct br_file *file = NULL;
+    name_index(name, first);
+    int error = folder->ops->open(folder, name, 0, &file);
+    br_file_close(&file);
+    return error != ENOENT;
+}
+
 int br_undo_open(struct br_pool *pool, uint64_t first, struct br_undo **result, struct br_trouble *trouble) {
     struct br_undo *undo = calloc(1, sizeof *undo);
     if (!undo)
         return br_trouble(trouble, ENOMEM, "no memory");
     undo->first = undo->last = first;
-    snprintf(undo->index_name, sizeof undo->index_name, "%06llu.index", (unsigned long long)first);
+    name_index(undo->index_name, first);
     undo->index.name = undo->index_name;
     undo->log.name = undo->log_name;
     forget(undo);

@@ -20,6 +20,7 @@ enum {
     BR_UNDO_ROW = 32,
     BR_UNDO_CHUNK = 128, /* rows that are read together */
     BR_GRANULE = 4096,
+    BR_INDEX_NAME = 32,
 };
 enum br_undo_kind { BR_UNDO_DATA = 1, BR_UNDO_ZEROS, BR_UNDO_KNOWN, BR_UNDO_UNKNOWN };
 enum br_undo_sort { BR_UNDO_EXTENTS, BR_UNDO_SUMS };
@@ -45,7 +46,7 @@ struct br_undo_chunk; /* what some rows of a growing index reach over */
 struct br_undo {
     uint64_t first, last; /* the epochs that it undoes */
     uint32_t era;         /* whose block size its checksums have */
-    char index_name[32], log_name[48];
+    char index_name[BR_INDEX_NAME], log_name[48];
     struct br_pooled index, log;
     bool growing;
     /* The rest is for undo_index.c alone. */
@@ -62,6 +63,8 @@ struct br_undo {
 
 /* The index that is named by the epoch `first`. ENOENT, without trouble: there is no such epoch yet. */
 int br_undo_open(struct br_pool *pool, uint64_t first, struct br_undo **undo, struct br_trouble *trouble);
+/* Whether there is one of that name, or it can't be told; needs no lock. */
+bool br_undo_exists(struct br_folder *folder, uint64_t first);
 void br_undo_free(struct br_pool *pool, struct br_undo *undo);
 
 /* See what was appended to it, and whether it was sealed meanwhile. */

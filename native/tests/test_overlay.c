@@ -213,6 +213,36 @@ static void rule_15_what_is_overwritten_between_two_steps_of_a_read_is_undone(bo
     br_overlay_close(overlay);
 }
 
+static bool begun;
+
+static int begin_in_the_midst(struct br_file *file, void *data, size_t length, uint64_t offset) {
+    if (!begun)
+        begin_undo(&live, epochs + 1, epochs + 1, ".index");
+    begun = true;
+    return read_in_the_midst(file, data, length, offset);
+}
+
+/* Rule 15: that no epoch is there yet may be asked without a lock, but not before image and table are read.
+ */
+static void rule_15_an_epoch_that_begins_while_a_block_is_read_is_seen(bool in_table) {
+    enum { length = 16 * granule };
+    static uint8_t data[length];
+    struct br_overlay *overlay = open_point(epochs, epochs, 0);
+    struct br_file *file = in_table ? overlay->table : overlay->image;
+    plain = file->ops;
+    struct br_file_ops ops = *plain;
+    ops.pread = begin_in_the_midst;
+    file->ops = &ops;
+    begun = false;
+    live_start = live_steps = 0;
+    CHECK(br_overlay_pread(overlay, data, length, live_start) == 0);
+    CHECK(memcmp(data, points[epochs] + live_start, length) == 0);
+    CHECK(begun);
+    seal(&live);
+    file->ops = plain;
+    br_overlay_close(overlay);
+}
+
 static const struct br_folder_ops *plain_folder;
 static bool ended;
 
@@ -315,6 +345,9 @@ int main(void) {
     for (int in_table = 0; in_table < 2; in_table++) {
         make_store(epochs, &chance);
         rule_15_what_is_overwritten_between_two_steps_of_a_read_is_undone(in_table);
+        remove_store();
+        make_store(epochs, &chance);
+        rule_15_an_epoch_that_begins_while_a_block_is_read_is_seen(in_table);
         remove_store();
     }
     make_store(epochs, &chance);
