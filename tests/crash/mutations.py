@@ -1,36 +1,18 @@
-"""Bugs planted on purpose, one at a time, in a copy of the sources: the tests named with each must go red.
+"""Bugs planted on purpose in the store and in recovery: the tests named with each must go red.
 
     python tests/crash/mutations.py [WORD…]      only those whose name holds one of the words
 
-Each takes an fsync out, swaps two steps, or drops a check that a rule asks for. What the tests let pass is printed, and
-ends in exit code 1. A place in the sources that is no longer there is an error, so that this list stays true.
+Each takes an fsync out, swaps two steps, or drops a check that a rule asks for; `planting.py` says how.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import sys
-import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-PACKAGE = ROOT / "src" / "blockreplica"
-SEEDS = ("11", "12", "13", "14")
+from planting import SEEDS, Ground, Mutation, pytest_red, try_all
+
 STATES = "160"
-
-
-@dataclass(frozen=True, slots=True)
-class Mutation:
-    """In `file`, `old` (there once) becomes `new`; `tests` is what pytest is told."""
-
-    name: str
-    file: str
-    old: str
-    new: str
-    tests: tuple[str, ...]
 
 
 def cut(*movements: str) -> tuple[str, ...]:
@@ -350,42 +332,11 @@ MUTATIONS = [
 ]
 
 
-def caught(mutation: Mutation, folder: Path) -> bool:
-    """Whether a test goes red; several seeds are tried."""
-    copy = folder / "blockreplica"
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    path = copy / mutation.file
-    text = path.read_text()
-    if text.count(mutation.old) != 1:
-        raise SystemExit(f"{mutation.name}: {mutation.file} has {text.count(mutation.old)} places like\n{mutation.old}")
-    path.write_text(text.replace(mutation.old, mutation.new))
-    for seed in SEEDS:
-        environment = os.environ | {
-            "PYTHONPATH": str(folder), "BLOCKREPLICA_SEED": seed, "BLOCKREPLICA_CRASH_STATES": STATES,
-            "BLOCKREPLICA_FAULTS": "0", "PYTHONDONTWRITEBYTECODE": "1",
-        }  # fmt: skip
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *mutation.tests]
-        code = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True).returncode
-        if code == 1:
-            return True
-        if code:
-            raise SystemExit(f"{mutation.name}: pytest could not run {mutation.tests}: exit code {code}")
-    return False
-
-
-def main(words: list[str]) -> int:
-    """Try every mutation; 1 when one is not caught."""
-    chosen = [each for each in MUTATIONS if not words or any(word in each.name for word in words)]
-    missed = []
-    with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
-        for mutation in chosen:
-            found = caught(mutation, Path(folder))
-            print(f"{'caught' if found else 'MISSED'}  {mutation.name}", flush=True)
-            missed += [] if found else [mutation.name]
-    print(f"{len(chosen) - len(missed)} of {len(chosen)} planted bugs were caught")
-    return 1 if missed else 0
+def red(folder: Path, tests: tuple[str, ...], seed: str) -> str | None:
+    """The first test that fails with that seed."""
+    return pytest_red(folder, tests, BLOCKREPLICA_SEED=seed, BLOCKREPLICA_CRASH_STATES=STATES, BLOCKREPLICA_FAULTS="0")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    package = "src/blockreplica"
+    sys.exit(try_all(MUTATIONS, sys.argv[1:], Ground(parts=(package,), base=package, red=red, seeds=SEEDS)))

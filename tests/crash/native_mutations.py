@@ -1,4 +1,4 @@
-"""Bugs planted on purpose in the C core, one at a time, in a copy of it: the C tests named with each must go red.
+"""Bugs planted on purpose in the C core: the C tests named with each must go red, one of them is enough.
 
     python tests/crash/native_mutations.py [WORD…]      only those whose name holds one of the words
 
@@ -8,27 +8,11 @@ As `mutations.py` does for Python. The core is built once; each bug costs one fi
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
-NATIVE = Path(__file__).resolve().parents[2] / "native"
-SEEDS = ("11", "12", "13", "14")
-
-
-@dataclass(frozen=True, slots=True)
-class Mutation:
-    """In `file`, `old` (there once) becomes `new`; `tests` are C tests, one of which must fail."""
-
-    name: str
-    file: str
-    old: str
-    new: str
-    tests: tuple[str, ...]
-
+from planting import SEEDS, Ground, Mutation, try_all
 
 PIVOT, DEATH, OVERLAY = ("test_pivot",), ("test_pivot_death",), ("test_overlay",)
 FIRST = "    int error = read_image(overlay, data, answer->start, answer->end, trouble);\n"
@@ -137,51 +121,17 @@ MUTATIONS = [
 ]
 
 
-def run(folder: Path, test: str, seed: str) -> tuple[int, str]:
-    """Exit code of make, 0 where the test is green, and what it said."""
-    command = ["make", "-s", "-C", str(folder), f"build/address/{test}.passed"]
-    done = subprocess.run(command, env=os.environ | {"TEST_SEED": seed}, capture_output=True, text=True)
-    return done.returncode, done.stderr
-
-
-def caught(mutation: Mutation, folder: Path) -> bool:
-    """Whether a test goes red; several seeds are tried."""
-    path = folder / mutation.file
-    text = path.read_text()
-    if text.count(mutation.old) != 1:
-        raise SystemExit(f"{mutation.name}: {mutation.file} has {text.count(mutation.old)} places like\n{mutation.old}")
-    path.write_text(text.replace(mutation.old, mutation.new))
-    try:
-        for seed in SEEDS:
-            for test in mutation.tests:
-                code, told = run(folder, test, seed)
-                if code and ": error: " in told:
-                    raise SystemExit(f"{mutation.name}: can't be compiled:\n{told}")
-                if code:
-                    return True
-    finally:
-        path.write_text(text)
-    return False
-
-
-def main(words: list[str]) -> int:
-    """Try every mutation; 1 when one is not caught."""
-    chosen = [each for each in MUTATIONS if not words or any(word in each.name for word in words)]
-    missed = []
-    with tempfile.TemporaryDirectory(prefix="mutations-") as parent:
-        folder = Path(parent) / "native"
-        shutil.copytree(NATIVE, folder, ignore=shutil.ignore_patterns("fuzz"))
-        for test in sorted({test for mutation in chosen for test in mutation.tests}):
-            code, told = run(folder, test, SEEDS[0])
-            if code:
-                raise SystemExit(f"{test} is red before anything was planted:\n{told}")
-        for mutation in chosen:
-            found = caught(mutation, folder)
-            print(f"{'caught' if found else 'MISSED'}  {mutation.name}", flush=True)
-            missed += [] if found else [mutation.name]
-    print(f"{len(chosen) - len(missed)} of {len(chosen)} planted bugs were caught")
-    return 1 if missed else 0
+def red(folder: Path, tests: tuple[str, ...], seed: str) -> str | None:
+    """The first of the C tests that fails; make builds what has changed."""
+    for test in tests:
+        command = ["make", "-s", "-C", str(folder / "native"), f"build/address/{test}.passed"]
+        done = subprocess.run(command, env=os.environ | {"TEST_SEED": seed}, capture_output=True, text=True)
+        if done.returncode and ": error: " in done.stderr:
+            raise SystemExit(f"can't be compiled:\n{done.stderr}")
+        if done.returncode:
+            return test
+    return None
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(try_all(MUTATIONS, sys.argv[1:], Ground(parts=("native",), base="native", red=red, seeds=SEEDS)))
