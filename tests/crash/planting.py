@@ -44,10 +44,10 @@ def _nothing(_folder: Path, _file: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
-    """Where a script plants and how it looks: `parts` of the repository are copied, files are named below `base`.
+    """Where a script plants and how it looks: `parts` of the repository are copied, and files named below `base`.
 
-    `red` tells of a copy, tests and a seed which test failed, or None. `changed` is called once for the whole copy, with
-    no file, then for each file that was changed, either way.
+    `red` tells of a copy, tests and a seed which test failed, or None. `changed` is called once for the whole copy,
+    with no file, then for each file that was changed, either way.
     """
 
     parts: tuple[str, ...]
