@@ -93,8 +93,11 @@ def caught(mutation: Mutation, ground: Ground, folder: Path) -> str | None:
 
 
 def try_all(mutations: Sequence[Mutation], words: Sequence[str], ground: Ground) -> int:
-    """Try those whose name holds one of the words, or all where there is none; 1 when one is not caught."""
-    chosen = [each for each in mutations if not words or any(word in each.name for word in words)]
+    """Try those whose name holds one of the words, or all where there is none; 1 when one is not caught.
+
+    A name stands behind a blank: " 5:" are the mutations of rule 5, not those of 15.
+    """
+    chosen = [each for each in mutations if not words or any(word in f" {each.name}" for word in words)]
     missed, green = 0, set[tuple[str, ...]]()
     with tempfile.TemporaryDirectory(prefix="mutations-") as parent:
         folder, ignored = Path(parent), shutil.ignore_patterns("__pycache__", "build", "fuzz")

@@ -15,6 +15,7 @@ import sysconfig
 from pathlib import Path
 
 from planting import Ground, pytest_red, try_all
+from rule_bugs_of_moving import MOVING_BUGS
 from rule_bugs_of_storing import STORING
 from rule_bugs_of_tracking import TRACKING
 
@@ -52,4 +53,4 @@ def red(folder: Path, tests: tuple[str, ...], _seed: str) -> str | None:
 
 if __name__ == "__main__":
     ground = Ground(parts=("src/blockreplica", "native"), base="", red=red, changed=build)
-    sys.exit(try_all([*TRACKING, *STORING], sys.argv[1:], ground))
+    sys.exit(try_all([*TRACKING, *MOVING_BUGS, *STORING], sys.argv[1:], ground))

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import os
+import termios
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +80,35 @@ def test_a_cutter_that_hangs_up_leaves_a_made_cut_finished_and_another_forgotten
         cut = ImageSource.open(image).cut()
         assert cut is not None
         assert cut.epoch == (2 if made else 1)
+
+
+def has_been_read(control: Control) -> bool:
+    """Whether the other side has taken all that was sent."""
+    waiting = array.array("i", [0])
+    fcntl.ioctl(control._connection.fileno(), termios.TIOCOUTQ, waiting)
+    return waiting[0] == 0
+
+
+def test_rule_5_cuts_take_turns(image: Path, tmp_path: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is asked for while another is prepared waits: it neither fails nor undoes that."""
+    word, made, sent = tmp_path / "word", list[int](), threading.Event()
+    word.write_bytes(bytes(8))
+    with opened(image) as tracked, connect(image) as first, connect(image) as second:
+        write(tracked, b"a" * 512, 0)
+        first.prepare(word)
+        answer = second._stream.readline
+        monkeypatch.setattr(second._stream, "readline", lambda *limit: (sent.set(), answer(*limit))[1], raising=False)
+        waiting = threading.Thread(target=lambda: made.append(second.cut().epoch))
+        waiting.start()
+        assert sent.wait(60)
+        while not has_been_read(second):
+            time.sleep(0.001)
+        with connect(image) as third:
+            third.status()
+        word.write_bytes(b"\1".ljust(8, b"\0"))
+        assert first.finish().epoch == 1
+        waiting.join()
+    assert made == [2]
 
 
 def test_many_connections_at_once_are_answered(image: Path, opened: Opened) -> None:

@@ -95,6 +95,14 @@ def test_rule_21_nothing_younger_than_the_least_age_goes_however_many_points_arr
     assert len(kept(points, Policy(last=3, min_age=100))) == 100
 
 
+def test_rule_21_an_age_is_what_the_store_has_run_not_what_the_wall_clock_says() -> None:
+    """A clock that gains an hour a point is no jump: by it all but a day's points would be old."""
+    points = [point(at + 1, time=BEGIN + at * HOUR, ran=float(at)) for at in range(500)]
+    assert len(kept(points, Policy(last=3, min_age=DAY))) == 500
+    points = [point(at + 1, time=BEGIN + at, ran=at * HOUR) for at in range(500)]
+    assert len(kept(points, Policy(last=3, min_age=DAY))) == 24
+
+
 @pytest.mark.parametrize("jump", [10 * 365 * DAY, -10 * 365 * DAY])
 def test_a_clock_that_jumps_by_years_deletes_nothing(jump: float) -> None:
     points = hourly(100)

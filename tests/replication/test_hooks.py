@@ -95,6 +95,23 @@ def test_no_agent_at_all_is_no_reason_to_make_no_point(image: Path, tmp_path: Pa
     assert "not application-consistent" in vm.last.reason
 
 
+def test_rule_10_a_cut_that_fails_leaves_no_guest_at_rest(
+    image: Path, tmp_path: Path, socket_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on at once, while whoever asked for the sync lives on."""
+
+    def fails(_: TrackedGroup) -> None:
+        raise StorageError("no cut today")
+
+    with FakeAgent(socket_path) as agent:
+        br.protect(image, tmp_path / "store", name="vm", guest_agent=socket_path)
+        monkeypatch.setattr(TrackedGroup, "cut", fails)
+        with pytest.raises(StorageError, match="no cut today"):
+            br.relationship("vm").sync()
+        assert agent.told[2:] == [FREEZE, THAW]
+        assert not agent.frozen
+
+
 DYING = """
 import os, signal
 from blockreplica.replication import TrackedGroup

@@ -14,7 +14,7 @@ import pytest
 
 from blockreplica.errors import BusyError, StorageError, TrackingError
 from blockreplica.tracking import ImageSource, TrackedImage, track
-from blockreplica.tracking.cursors import read_cursors
+from blockreplica.tracking.cursors import read_cursors, trim
 from blockreplica.tracking.names import Names
 from blockreplica.tracking.native import open_tracker
 from blockreplica.tracking.source import EPOCHS
@@ -151,6 +151,19 @@ def test_a_target_that_stays_away_does_not_fill_the_disk(image: Path) -> None:
     assert records[0].log is None
     assert total <= 300_000 + 80_000
     assert dirty_granules(records, MIB) == set(range(8))
+
+
+def test_rule_8_a_log_whose_bitmap_is_lost_stays_whatever_it_takes(image: Path) -> None:
+    """Nothing would stand in for it: what it alone tells would be compared nowhere."""
+    write_epochs(image, 5)
+    source, names = ImageSource.open(image), Names.of(image)
+    source.set_cursor(uuid4(), 0)
+    cut = source.cut()
+    assert cut is not None
+    names.dirty(2).unlink()
+    trim(names, cut.tracking_id, 1, HookedFiles())
+    assert [record.log is not None for record in source.records(0, 5)] == [False, True, False, False, True]
+    assert [record.dirty is not None for record in source.records(0, 5)] == [True, False, True, True, True]
 
 
 def test_records_name_only_what_belongs_to_this_tracking(image: Path, tmp_path: Path) -> None:

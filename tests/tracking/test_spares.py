@@ -141,6 +141,19 @@ def test_an_image_that_has_the_name_of_a_spare_is_left_alone(image: Path) -> Non
     assert other.read_bytes() == content
 
 
+def test_rule_9_a_strict_log_under_a_spares_name_is_not_written_over(image: Path) -> None:
+    """Its blocks do not say which log they belong to: behind the new end they would pass for the new log's."""
+    with_a_spare(image)
+    spare, strict = image.with_name("vm.img.spare.000001"), image.with_name("strict.hrl")
+    convert(spare, strict, strict=True)
+    os.replace(strict, spare)
+    held = spare.read_bytes()
+    with track(image) as tracked:
+        tracked.pwrite(b"new" * 1000, 5000)
+        tracked.cut()
+    assert spare.read_bytes() == held
+
+
 def test_when_the_image_has_no_room_spares_go_before_the_log(image: Path) -> None:
     with_a_spare(image)
     shutil.copy(image.with_name("vm.img.spare.000001"), image.with_name("vm.img.spare.000009"))
