@@ -127,12 +127,15 @@ class NotConvergingError(BlockReplicaError):
     recoverable = True
 
 
+GOES_ON = ": it goes on where it was"
+
+
 def from_os_error(error: OSError, path: object, doing: str) -> BlockReplicaError:
     """The typed error for a system error met while `doing` something to `path`."""
     name = errno.errorcode.get(error.errno or 0, str(error.errno))
     text = f"{path}: {doing} failed: {os.strerror(error.errno or 0)} ({name})"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpaceError(f"{text}; make room and run the command again: it goes on where it was")
+        return NoSpaceError(f"{text}; make room and run the command again{GOES_ON}")
     if error.errno == errno.ENODATA:
         return StorageError(f"{text}; the file ends before that: it was shrunk meanwhile; run the command again")
     if error.errno == errno.ENOENT:

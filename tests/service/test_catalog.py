@@ -190,6 +190,23 @@ class TestProtect:
                 br.protect(tmp_path / "vm.img", tmp_path / "store", name=name)
         assert br.protect(tmp_path / "vm.img", tmp_path / "second", name="other").points()[0].id == "1.1"
 
+    def test_one_that_was_interrupted_once_its_point_stood_says_how_to_go_on(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Ctrl-C said that the same command goes on; what it finds is a relationship with all that it needs."""
+
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Catalog, "update", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                br.protect(tmp_path / "vm.img", tmp_path / "store", name="vm")
+        with pytest.raises(RefusedError, match=r"has points; for the next one: blockreplica sync vm$"):
+            br.protect(tmp_path / "vm.img", tmp_path / "store", name="vm")
+        br.relationship("vm").sync()
+        assert [point.id for point in br.relationship("vm").points()] == ["1.1", "1.2"]
+
     def test_a_replica_of_that_name_from_elsewhere_is_left_alone(self, tmp_path: Path) -> None:
         br.protect(tmp_path / "vm.img", tmp_path / "store", name="vm")
         br.unprotect("vm")

@@ -22,9 +22,11 @@ from .. import kernels
 from ..arrays import Bools, Bytes, np
 from ..checksums import ENTRY_SIZE, PAGE_ENTRIES, block_count
 from ..errors import (
+    GOES_ON,
     BlockReplicaError,
     BusyError,
     DamageError,
+    NoSpaceError,
     NotFoundError,
     RefusedError,
     StorageError,
@@ -145,9 +147,12 @@ def _beside(job: _Job, to: Path, part: Extent | None, files: Files) -> None:
                 _put_in_place(partial, to, files)
             else:
                 files.rename(partial, to)
-        except BlockReplicaError:  # a full disk, too, is not kept full; being interrupted leaves it, to go on
+        except BlockReplicaError as error:  # a full disk, too, is not kept full; being interrupted leaves it, to go on
             with suppress(BlockReplicaError):
                 files.unlink(partial)
+            if isinstance(error, NoSpaceError):
+                told = str(error).removesuffix(GOES_ON)
+                raise NoSpaceError(f"{told}: what was written is removed, so it begins anew") from error
             raise
 
 

@@ -142,5 +142,6 @@ def _interrupted(catalog: Catalog, wanted: Definition) -> Definition | None:
         way = "" if begun else f"it has no point: unprotect {held.name} --delete-replica, if it was a mistake; or "
         raise RefusedError(f"relationship {held.name!r}: exists already, for other images; {way}choose another --name")
     if begun:
-        raise RefusedError(f"relationship {held.name!r}: is protected already; run sync")
+        raise RefusedError(f"relationship {held.name!r}: is protected already, and has points; for the next one: "
+                           f"blockreplica sync {held.name}")  # fmt: skip
     return held

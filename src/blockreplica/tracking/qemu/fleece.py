@@ -12,6 +12,7 @@ them. The monitor serves one client at a time, so nobody else of that tag can be
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from ...errors import NoSpaceError, RefusedError, StorageError, translated
+from ...errors import BusyError, NoSpaceError, RefusedError, StorageError, translated
 from ...files import FILES
 from ...images.nbd import NbdFile
 from .bitmaps import action
@@ -29,6 +30,7 @@ from .monitor import Monitor
 RESERVE = 64 << 20
 CLUSTER = 128 << 10
 _WAIT_S, _PAUSE_S = 30.0, 0.002
+_EXPORT = re.compile(r"br[0-9a-f]{12}-x\d+")  # one of ours, of whichever relationship
 
 
 class Disk(msgspec.Struct, frozen=True):
@@ -152,6 +154,9 @@ class Fleece:
         except StorageError as error:
             if "already running" not in str(error):
                 raise
+            if any(_EXPORT.fullmatch(each["id"]) for each in self._qmp("query-block-exports")):
+                raise BusyError(f"{self._qmp.path}: another sync reads from this QEMU by an NBD server that it "
+                                "began; sync again when that has ended") from None  # fmt: skip
             raise RefusedError(f"{self._qmp.path}: QEMU runs an NBD server of somebody else's already; name its unix "
                                "socket by &nbd=SOCKET") from None  # fmt: skip
         self._served = True

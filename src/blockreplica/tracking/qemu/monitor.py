@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import struct
 import threading
@@ -27,6 +28,7 @@ from ...errors import (
 Value = TypeVar("Value")
 CONNECT_S, ANSWER_S, JOB_S = 10.0, 60.0, 3600.0
 _PAUSE_S = 0.002
+_COPYING = re.compile(r"'br[0-9a-f]{12}-\d+-cbw'")  # a filter of ours, of whichever relationship: see `fleece`
 
 
 class Monitor:
@@ -138,4 +140,6 @@ def refused(what: str, said: str) -> BlockReplicaError:
                             "another by &scratch=DIR")  # fmt: skip
     if "Permission denied" in said or "Read-only file system" in said:
         return RefusedError(f"{what}: {said}; QEMU's user must be allowed there: choose a folder by &scratch=DIR")
+    if "Permission conflict" in said and _COPYING.search(said):
+        return BusyError(f"{what}: another sync begins or ends copying the same disk just now; sync again")
     return StorageError(f"{what}: QEMU says: {said}")
