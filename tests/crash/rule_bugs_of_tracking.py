@@ -271,8 +271,8 @@ TRACKING = [
     Mutation(
         "9: blocks are not bound to their log",
         "native/hrl.c",
-        "    log->seed = br_crc32c(0, header->unique_id, 16);\n",
-        "    log->seed = 0;\n",
-        named(SPARES, "the_salvage_of_an_open_log or rule_9_blocks"),
+        "    memcpy(log->unique_id, header->unique_id, 16);\n    log->seed = br_crc32c(0, header->unique_id, 16);\n",
+        "    memset(log->unique_id, 0, 16);\n    log->seed = 0;\n",
+        named("tests/hrl/test_salvage.py", "what_an_earlier_life_left"),
     ),
 ]

@@ -84,8 +84,9 @@ def test_a_block_whose_data_the_power_cut_took_is_dropped(tmp_path: Path) -> Non
     assert read(path, salvage=True) == flat(groups[:1])
 
 
-@pytest.mark.parametrize("same_shape", [True, False])
-def test_what_an_earlier_life_left_behind_the_end_is_never_taken(tmp_path: Path, same_shape: bool) -> None:
+@pytest.mark.parametrize(("same_shape", "more"), [(True, False), (True, True), (False, True)])
+def test_what_an_earlier_life_left_behind_the_end_is_never_taken(tmp_path: Path, same_shape: bool, more: bool) -> None:
+    """Rule 9: also where its next block is of the right number and at the right place, and its data are whole."""
     path = tmp_path / "log.hrl"
     old: Groups = [[(i, b"old data %d" % i)] for i in range(20)]
     new: Groups = [[(i, b"new data %d" % i)] for i in range(7)] if same_shape else some_groups(8)
@@ -95,7 +96,8 @@ def test_what_an_earlier_life_left_behind_the_end_is_never_taken(tmp_path: Path,
         for group in new:
             append(writer, group)
             writer.flush()
-        append(writer, [(99, b"never described")])
+        if more:
+            append(writer, [(99, b"never described")])
         writer.abandon()
         assert file.size() > writer._at
     assert read(path, salvage=True) == flat(new)

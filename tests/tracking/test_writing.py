@@ -16,16 +16,7 @@ from blockreplica.files import File, Files
 from blockreplica.hrl import LogReader
 from blockreplica.tracking import ImageSource, TrackedImage, track
 
-from .helpers import (
-    GRANULE,
-    KIB,
-    MIB,
-    HookedFile,
-    HookedFiles,
-    dirty_granules,
-    make_image,
-    replay,
-)
+from .helpers import GRANULE, KIB, MIB, HookedFile, HookedFiles, dirty_granules, failing, make_image, replay
 
 
 @pytest.fixture
@@ -349,7 +340,7 @@ class Overlay(HookedFiles):
         if path.name != "over.img":
             return super().open(path, write=write, create=create, exclusive=exclusive)
         with Files.open(self, path, write=write) as plain:
-            image = self._Image(path, os.dup(plain.fileno()), self.hook)
+            image = self._Image(path, os.dup(plain.fileno()), lambda *event: self.hook(*event))
         image.base, image.written = Files.open(self, path.with_name("vm.img")), set()
         return image
 
@@ -368,3 +359,18 @@ def test_a_disk_over_an_overlay_is_tracked_and_its_base_is_never_written(image: 
         content = tracked.pread(MIB, 0)
     assert image.read_bytes() == before
     assert replay([over.with_name("over.img.000001.hrl")], before) == content != before
+
+
+def test_rule_11_what_a_write_over_an_overlay_left_that_failed_is_read_as_the_tracker_reads(image: Path) -> None:
+    """Rule 1's last step, too, goes through the operations: the overlay's file alone holds nothing there."""
+    before, over, files = image.read_bytes(), image.with_name("over.img"), Overlay()
+    over.touch()
+    os.truncate(over, MIB)
+    with track(over, files=files) as tracked:
+        files.hook = failing(errno.EIO, "pwrite", over.name)
+        with pytest.raises(StorageError):
+            tracked.pwrite(b"new" * 100, 5050)
+        files.hook = lambda *_: None
+        tracked.cut()
+        assert tracked.pread(MIB, 0) == before
+    assert replay([over.with_name("over.img.000001.hrl")], before) == before
