@@ -2,7 +2,8 @@
 
     python tests/crash/mutations.py [WORD…]      only those whose name holds one of the words
 
-Each takes an fsync out, swaps two steps, or drops a check that a rule asks for; `planting.py` says how.
+Each takes an fsync out, swaps two steps, or drops a check that a rule asks for, whose number then stands before its
+name; `planting.py` says how, and `rule_mutations.py` has the rules' own tests.
 """
 
 from __future__ import annotations
@@ -59,35 +60,37 @@ RECOVER = "recovery/recover.py"
 RECOVERED, REPAIRED = ("tests/crash/test_recover_cut.py",), ("tests/crash/test_repair_cut.py",)
 
 MUTATIONS = [
-    Mutation("no fsync of the undo log", UNDO, PUBLISH, "".join(INDEX), cut("delta", "resync")),
-    Mutation("no fsync of the undo index", UNDO, PUBLISH, PUBLISH.replace(INDEX[1], ""), cut("delta", "resync")),
-    Mutation("the index before its log", UNDO, PUBLISH, "".join([*INDEX, *LOG]), cut("delta", "resync")),
-    Mutation("no fsync of disk.img", DISK, "        self.image.sync()\n", "", cut("delta")),
-    Mutation("no fsync of the table", DISK, "        self._table_file.sync()\n", "", cut("delta", "grown", "shrunk")),
+    Mutation("13: no fsync of the undo log", UNDO, PUBLISH, "".join(INDEX), cut("delta", "resync")),
+    Mutation("13: no fsync of the undo index", UNDO, PUBLISH, PUBLISH.replace(INDEX[1], ""), cut("delta", "resync")),
+    Mutation("13: the index before its log", UNDO, PUBLISH, "".join([*INDEX, *LOG]), cut("delta", "resync")),
+    Mutation("13: no fsync of disk.img", DISK, "        self.image.sync()\n", "", cut("delta")),
     Mutation(
-        "no fsync of records",
+        "13: no fsync of the table", DISK, "        self._table_file.sync()\n", "", cut("delta", "grown", "shrunk")
+    ),
+    Mutation(
+        "13: no fsync of records",
         "files.py",
         "            file.sync()\n        self.rename",
         "        self.rename",
         cut("delta"),
     ),
     Mutation(
-        "no fsync of records' folders",
+        "13: no fsync of records' folders",
         "files.py",
         "        self.rename(temporary, path)\n        self.sync_folder(path.parent)\n",
         "        self.rename(temporary, path)\n",
         cut("delta"),
     ),
-    Mutation("blocks before their before-images", STAGE, LANDS, "".join([*WRITTEN, *SAVED]), cut("delta")),
+    Mutation("13: blocks before their before-images", STAGE, LANDS, "".join([*WRITTEN, *SAVED]), cut("delta")),
     Mutation(
-        "INCOMPLETE after the first write",
+        "19: INCOMPLETE after the first write",
         DISK,
         BEGUN,
         "".join([*BEGUN.splitlines(keepends=True)[1:], "        self._begin()\n"]),
         cut("delta"),
     ),
     Mutation(
-        "what is landing is not waited for",
+        "13: what is landing is not waited for",
         STAGE,
         WAYS,
         "if not self._stage.blocks.isdisjoint(some):",
@@ -97,38 +100,38 @@ MUTATIONS = [
         "a session ends before its thread", DISK, "        self._stages.end()\n", "", ("tests/stores/test_stage.py",)
     ),
     Mutation(
-        "no fsync before the commit",
+        "13: no fsync before the commit",
         SESSION,
         COMMIT,
         COMMIT.replace("            disk.sync()\n", "            disk.flush()\n"),
         cut("delta"),
     ),
-    Mutation("the state before the point", SESSION, POINT, "", cut("delta")),
-    Mutation("INCOMPLETE goes before the commit", SESSION, POINT, "        self._unmark()\n" + POINT, cut("delta")),
-    Mutation("INCOMPLETE stays", SESSION, STATE + "        self._unmark()\n", STATE, cut("delta")),
+    Mutation("13: the state before the point", SESSION, POINT, "", cut("delta")),
+    Mutation("19: INCOMPLETE goes before the commit", SESSION, POINT, "        self._unmark()\n" + POINT, cut("delta")),
+    Mutation("19: INCOMPLETE stays", SESSION, STATE + "        self._unmark()\n", STATE, cut("delta")),
     Mutation(
-        "a resumed log forgets what it saved",
+        "16: a resumed log forgets what it saved",
         UNDO,
         "        self._remember(self._resumed)\n",
         "",
         cut("delta", "resync"),
     ),
     Mutation(
-        "a second before-image of a granule",
+        "16: a second before-image of a granule",
         UNDO,
         "        granules, old, zero = granules[fresh], picked(old, fresh), zero[fresh]\n",
         "",
         cut("resync"),
     ),
     Mutation(
-        "a tail cut off before it is saved",
+        "16: a tail cut off before it is saved",
         DISK,
         "        self.zero(Extent(size, max(0, old - size)), doubted=doubted)\n",
         "        self.image.truncate(min(size, old))\n",
         cut("shrunk"),
     ),
     Mutation(
-        "half-written blocks keep their entries",
+        "13: half-written blocks keep their entries",
         DISK,
         "            self.truth.set(some, entries)\n        self.table.resize(count)",
         "            pass\n        self.table.resize(count)",
@@ -141,7 +144,7 @@ MUTATIONS = [
         "            pass\n",
         ("tests/crash/test_failed_fsync.py",),
     ),
-    Mutation("no fsync of a merged index", MERGE, "        out.sync()\n", "", cut("thinned")),
+    Mutation("17: no fsync of a merged index", MERGE, "        out.sync()\n", "", cut("thinned")),
     Mutation(
         "a merged log is not sealed",
         MERGE,
@@ -150,28 +153,28 @@ MUTATIONS = [
         (*cut("thinned"), *PRUNED),
     ),
     Mutation(
-        "the newer before-image wins",
+        "16: the newer before-image wins",
         MERGE,
         "reversed([*enumerate(self._indexes)])",
         "[*enumerate(self._indexes)]",
         PRUNED,
     ),
     Mutation(
-        "the newer checksum wins",
+        "16: the newer checksum wins",
         MERGE,
         "*(index.checksums(start, end) for index in indexes)",
         "*(index.checksums(start, end) for index in reversed(indexes))",
         PRUNED,
     ),
     Mutation(
-        "checksums of another era are merged",
+        "17: checksums of another era are merged",
         MERGE,
         "[index for index in indexes if index.era == indexes[0].era]",
         "indexes",
         ERAS,
     ),
     Mutation(
-        "checksums of another era count",
+        "17: checksums of another era count",
         "stores/point_reader.py",
         "if index.era == self.era else",
         "if True else",
@@ -217,7 +220,7 @@ MUTATIONS = [
         cut("thinned"),
     ),
     Mutation(
-        "old logs go before the new chain",
+        "15: old logs go before the new chain",
         PRUNING,
         "        links, keep, run = chain(",
         "        self._sweep(layout, older, newer, {layout.undo_index(older + 1)})\n        links, keep, run = chain(",
@@ -231,14 +234,14 @@ MUTATIONS = [
         cut("thinned"),
     ),
     Mutation(
-        "a merge minds no reader",
+        "15: a merge minds no reader",
         PRUNING,
         "if self._first_held(epoch for epoch in left if epoch < first) != OPEN:",
         "if False:",
         PRUNED,
     ),
     Mutation(
-        "pruning minds no reader",
+        "15: pruning minds no reader",
         PRUNING,
         "going = [epoch for epoch in wanted if epoch < held]",
         "going = wanted",
@@ -252,21 +255,21 @@ MUTATIONS = [
         ("tests/contracts/test_store.py", *PRUNED),
     ),
     Mutation(
-        "running time by the wall clock",
+        "21: running time by the wall clock",
         "stores/clock.py",
         "passed = now.up - held.up if same",
         "passed = wall if same",
         CLOCK,
     ),
     Mutation(
-        "a reboot takes the wall clock's word",
+        "21: a reboot takes the wall clock's word",
         "stores/clock.py",
         "max(0.0, min(wall, now.up, DAY))",
         "max(0.0, wall)",
         CLOCK,
     ),
-    Mutation("no least age", RETENTION, "elif not reasons and age < policy.min_age:", "elif False:", PLAN),
-    Mutation("a jump of the clock holds nothing", RETENTION, "    held = held or _jumped(points, ran)\n", "", PLAN),
+    Mutation("21: no least age", RETENTION, "elif not reasons and age < policy.min_age:", "elif False:", PLAN),
+    Mutation("21: a jump of the clock holds nothing", RETENTION, "    held = held or _jumped(points, ran)\n", "", PLAN),
     Mutation("pins are forgotten", RETENTION, "set(marks.pinned) & why.keys()", "set[int]()", PLAN),
     Mutation(
         "repair trusts the primary",

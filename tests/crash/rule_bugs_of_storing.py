@@ -1,6 +1,7 @@
 """What `rule_mutations.py` plants against the rules of storing: 13 to 21 of the hard cases.
 
-`mutations.py` has more of them, of the power cuts: its names say which rule they break.
+`mutations.py` has more of them, whose names say which rule they break: it is power cuts that find most of those. Three
+stand in both, so that the test that is named after the rule is seen red too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from planting import Mutation, named
 STORES = "src/blockreplica/stores"
 DISK, UNDO, INDEX, SESSION = (f"{STORES}/{name}.py" for name in ("disk", "undo", "undo_index", "session"))
 READER, RETENTION = f"{STORES}/point_reader.py", "src/blockreplica/recovery/retention.py"
+REPLICATION, DIRTY = "src/blockreplica/replication", "tests/replication/test_dirty.py"
 RULES, DIRECTORY = "tests/stores/test_rules.py", "tests/stores/test_directory.py"
 BETWEEN = named(DIRECTORY, "rule_15_what_is_overwritten_between_two_steps")
 GRANULE, FOLLOWED = named(RULES, "rule_17_a_small_write"), named(RULES, "rule_17_any_point_can_be_verified")
@@ -170,6 +172,28 @@ STORING = [
         FILES,
     ),
     Mutation(
+        "18: the extents of a bitmap are held as a whole",
+        f"{REPLICATION}/dirty.py",
+        "        return lambda: bitmap.extents(files=files)\n",
+        "        held = list(bitmap.extents(files=files))\n        return lambda: iter(held)\n",
+        named(DIRTY, "tens_of_thousands_of_extents"),
+    ),
+    Mutation(
+        "18: the extents of QEMU's bitmap are held as a whole",
+        f"{REPLICATION}/machine.py",
+        "        return DirtyExtents(lambda: self._marked(bitmap), size, block_size, largest)\n",
+        "        held = list(self._marked(bitmap))\n"
+        "        return DirtyExtents(lambda: iter(held), size, block_size, largest)\n",
+        named(DIRTY, "of_a_running_machine_too"),
+    ),
+    Mutation(
+        "18: the window is the disk",
+        f"{REPLICATION}/bulk.py",
+        "    return list(windows(size, window_bytes(block_size)))\n",
+        "    return list(windows(size, size or 1))\n",
+        named("tests/replication/test_memory.py", "rule_18"),
+    ),
+    Mutation(
         "19: what is written leaves no mark",
         DISK,
         "        self._begin()\n        return self._open_undo().pub",
@@ -208,7 +232,6 @@ STORING = [
         'msgspec.structs.replace(point, chain="", attachments=[])',
         named(RULES, "rule_20"),
     ),
-    Mutation("21: no least age", RETENTION, "elif not reasons and age < policy.min_age:", "elif False:", LEAST_AGE),
     Mutation(
         "21: ages are told by the wall clock",
         RETENTION,
