@@ -176,8 +176,8 @@ MUTATIONS = [
     Mutation(
         "17: checksums of another era count",
         "stores/point_reader.py",
-        "if index.era == self.era else",
-        "if True else",
+        "            if index.era != self.era:\n                continue\n",
+        "",
         ERAS,
     ),
     Mutation("damage gets a new checksum", CHANGE, "                self._prove(image, old, window)\n", "", ERAS),
@@ -269,7 +269,7 @@ MUTATIONS = [
         CLOCK,
     ),
     Mutation("21: no least age", RETENTION, "elif not reasons and age < policy.min_age:", "elif False:", PLAN),
-    Mutation("21: a jump of the clock holds nothing", RETENTION, "    held = held or _jumped(points, ran)\n", "", PLAN),
+    Mutation("21: a jump of the clock holds nothing", RETENTION, "held or _jumped(points, ran), ", "held, ", PLAN),
     Mutation("pins are forgotten", RETENTION, "set(marks.pinned) & why.keys()", "set[int]()", PLAN),
     Mutation(
         "repair trusts the primary",

@@ -89,8 +89,8 @@ STORING = [
     Mutation(
         "15: what came to an index before its end is not seen",
         READER,
-        "            if self._indexes:\n                self._indexes[-1].refresh()\n            self._indexes.append",
-        "            self._indexes.append",
+        "            if self._indexes and self._indexes[-1].growing:",
+        "            if False:",
         named(DIRECTORY, "rule_15_an_epoch_that_ends_while"),
     ),
     Mutation(
@@ -139,8 +139,8 @@ STORING = [
     Mutation(
         "17: the newest checksum counts for every point",
         READER,
-        "        for index in reversed(self._indexes):\n            rows = index.checksums",
-        "        for index in self._indexes:\n            rows = index.checksums",
+        "        for index in reversed(self._indexes):\n            if index.era",
+        "        for index in self._indexes:\n            if index.era",
         FOLLOWED,
     ),
     Mutation(
