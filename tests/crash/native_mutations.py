@@ -74,8 +74,22 @@ MUTATIONS = [
     Mutation(
         "what is being applied is not seen",
         "overlay.c",
-        "    int error = br_overlay_refresh(overlay, trouble);\n    if (!error)\n        error = br_overlay_map",
-        "    int error = 0;\n    if (!error)\n        error = br_overlay_map",
+        "    int error = br_overlay_follow(overlay, settled, trouble);\n",
+        "    int error = 0 * (int)settled;\n",
+        OVERLAY,
+    ),
+    Mutation(
+        "an epoch that has begun since is not looked for",
+        "overlay_map.c",
+        "    return epoch && !br_undo_exists(overlay->undo_folder, epoch) ? epoch : 0;\n",
+        "    return epoch;\n",
+        OVERLAY,
+    ),
+    Mutation(
+        "an epoch that goes on is taken for one that has ended",
+        "overlay_map.c",
+        "    bool sealed = !error && (!count || !overlay->undos[count - 1]->growing);\n",
+        "    bool sealed = !error && (!count || overlay->undo_count);\n",
         OVERLAY,
     ),
     Mutation(
