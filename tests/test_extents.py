@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blockreplica.extents import Extent, merged, total, windows
+from blockreplica.extents import Extent, merged, neighbours, total, windows, within
 
 extents = st.builds(Extent, st.integers(0, 200), st.integers(1, 60))
 
@@ -52,3 +52,24 @@ def test_windows_tile_what_they_are_asked_for(size: int, step: int, start: int) 
     assert [at for piece in pieces for at in range(piece.offset, piece.end)] == list(range(start, size))
     assert all(piece.length == step for piece in pieces[:-1])
     assert all(0 < piece.length <= step for piece in pieces)
+
+
+@given(st.lists(extents), st.integers(0, 60), st.integers(1, 300))
+def test_neighbours_are_near_one_another_and_nobody_is_left_out(some: list[Extent], gap: int, most: int) -> None:
+    ascending = list(merged(sorted(some)))
+    groups = list(neighbours(ascending, gap=gap, most=most))
+    assert [extent for group in groups for extent in group] == ascending
+    assert all(two.offset - one.end <= gap for group in groups for one, two in pairwise(group))
+    assert all(len(group) == 1 or group[-1].end - group[0].offset <= most for group in groups)
+
+
+@given(st.lists(extents), st.lists(st.integers(1, 90), min_size=1))
+def test_within_gives_every_wanted_byte_the_word_for_its_place(some: list[Extent], steps: list[int]) -> None:
+    wanted = [extent for extent in merged(sorted(some)) if extent.length]
+    ends = [sum(steps[: at + 1]) for at in range(len(steps))]
+    ends.append(max([*ends, *(extent.end for extent in wanted)]) + 1)
+    told = [(Extent(start, end - start), start) for start, end in pairwise([0, *ends])]
+    parts = list(within(wanted, told))
+    assert [at for part, _ in parts for at in range(part.offset, part.end)] == sorted(painted(*wanted))
+    assert all(start <= part.offset < part.end <= end for part, word in parts for start, end in pairwise([0, *ends])
+               if start == word)  # fmt: skip

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import msgspec
+
+Word = TypeVar("Word")
 
 
 class Extent(msgspec.Struct, frozen=True, order=True):
@@ -42,6 +45,32 @@ def merged(extents: Iterable[Extent]) -> Iterator[Extent]:
             held = extent
     if held is not None:
         yield held
+
+
+def neighbours(extents: Iterable[Extent], *, gap: int, most: int) -> Iterator[list[Extent]]:
+    """Ascending extents in groups: each begins at most `gap` behind the one before it, and none of several is longer
+    than `most` from end to end."""
+    group: list[Extent] = []
+    for extent in extents:
+        if group and (extent.offset - group[-1].end > gap or extent.end - group[0].offset > most):
+            yield group
+            group = []
+        group.append(extent)
+    if group:
+        yield group
+
+
+def within(wanted: Iterable[Extent], told: Iterable[tuple[Extent, Word]]) -> Iterator[tuple[Extent, Word]]:
+    """The parts of ascending extents that do not overlap, each with the word for the one of `told` that it lies in.
+    What is told is ascending, too, and leaves out nothing that is wanted."""
+    asked = iter(wanted)
+    extent = next(asked, None)
+    for part, word in told:
+        while extent is not None and (inside := extent.clip(part.offset, part.end)):
+            yield inside, word
+            if extent.end > part.end:
+                break
+            extent = next(asked, None)
 
 
 def windows(size: int, step: int, start: int = 0) -> Iterator[Extent]:

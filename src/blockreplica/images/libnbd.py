@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -41,22 +42,37 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "nbd_connect_unix": (ctypes.c_int, (_HANDLE, _NAME)),
     "nbd_get_size": (ctypes.c_int64, (_HANDLE,)),
     "nbd_block_status": (ctypes.c_int, (_HANDLE, _U64, _U64, ExtentCallback, _U32)),
-    "nbd_aio_pread": (ctypes.c_int64, (_HANDLE, ctypes.c_void_p, ctypes.c_size_t, _U64, Completion, _U32)),
-    "nbd_aio_command_completed": (ctypes.c_int, (_HANDLE, _U64)),
     "nbd_poll": (ctypes.c_int, (_HANDLE, ctypes.c_int)),
     "nbd_shutdown": (ctypes.c_int, (_HANDLE, _U32)),
+}  # fmt: skip
+
+_NEVER_WAITING: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "nbd_aio_pread": (ctypes.c_int64, (_HANDLE, ctypes.c_void_p, ctypes.c_size_t, _U64, Completion, _U32)),
+    "nbd_aio_command_completed": (ctypes.c_int, (_HANDLE, _U64)),
+    "nbd_aio_peek_command_completed": (ctypes.c_int64, (_HANDLE,)),
 }  # fmt: skip
 
 
 @cache
 def library() -> Any:
     """libnbd.so.0 with its prototypes; RefusedError that says how to get it."""
+    return _loaded(ctypes.CDLL, _PROTOTYPES)
+
+
+@cache
+def at_once() -> Any:
+    """What of it never waits, called with the GIL held: a read takes many such calls, and with each one the GIL would
+    go to the thread that applies what was read, which gives it back when it likes."""
+    return _loaded(ctypes.PyDLL, _NEVER_WAITING)
+
+
+def _loaded(how: Callable[[str], Any], prototypes: dict[str, tuple[Any, tuple[Any, ...]]]) -> Any:
     try:
-        lib = ctypes.CDLL("libnbd.so.0")
+        lib = how("libnbd.so.0")
     except OSError as error:
         raise RefusedError(f"libnbd.so.0: {error}; reading from QEMU needs it: install libnbd0 (Debian), "
                            "libnbd (Fedora)") from None  # fmt: skip
-    for name, (result, arguments) in _PROTOTYPES.items():
+    for name, (result, arguments) in prototypes.items():
         function = getattr(lib, name)
         function.restype, function.argtypes = result, arguments
     return lib

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from ..arrays import Rows, np
 from ..errors import TrackingError
-from ..extents import Extent, merged, windows
+from ..extents import Extent, merged, neighbours, windows, within
 from ..files import File
 from ..hrl import ENTRY
 from ..images.nbd import ALLOCATION, ZERO, NbdFile
@@ -22,6 +22,7 @@ from .logs import DeltaLogs, packed
 from .source import Delta
 
 WINDOW = 512 << 20  # of the disk, whose dirty extents are held at once
+GAP, SPAN = 4 << 20, 64 << 20  # dirty extents no farther apart, and so much of the disk, are asked about together
 _WRITE, _ZERO = 1, 2
 _DIRTY = 1  # of qemu:dirty-bitmap
 
@@ -122,12 +123,19 @@ class BitmapDelta:
     def coalesced(self, size: int) -> Iterator[Rows]:
         """Dirty extents: zeros where the export says so, data elsewhere."""
         for window in windows(size, WINDOW):
-            rows: list[tuple[int, int, int, int, int]] = []
-            for dirty in merged(each for each, flags in self._file.extents(self._bitmap, window) if flags & _DIRTY):
-                for part, flags in self._file.extents(ALLOCATION, dirty):
-                    rows.append((part.offset, part.length, part.offset, 0, _ZERO if flags & ZERO else _WRITE))
+            dirty = merged(each for each, flags in self._file.extents(self._bitmap, window) if flags & _DIRTY)
+            rows = [
+                (part.offset, part.length, part.offset, 0, _ZERO if flags & ZERO else _WRITE)
+                for group in neighbours(dirty, gap=GAP, most=SPAN)  # an answer for each extent would take longer
+                for part, flags in self._told(group)
+            ]
             if rows:
                 yield np.array(rows, ENTRY)
+
+    def _told(self, group: list[Extent]) -> Iterator[tuple[Extent, int]]:
+        """The parts of extents that are neighbours, with what the export says of them."""
+        around = Extent(group[0].offset, group[-1].end - group[0].offset)
+        return within(group, self._file.extents(ALLOCATION, around))
 
     def read(self, batch: Rows, buffer: bytearray) -> Rows:
         """The content at the cut."""
