@@ -16,7 +16,17 @@ import msgspec
 from ..errors import FormatError, NotFoundError, StateError, StorageError
 from ..files import Files
 from ..manifest import LIMIT as RECORD_LIMIT
-from ..manifest import DiskProgress, PendingRecord, PointRecord, ReplicaRecord, StateRecord, chained, decode, encode
+from ..manifest import (
+    Churn,
+    DiskProgress,
+    PendingRecord,
+    PointRecord,
+    ReplicaRecord,
+    StateRecord,
+    chained,
+    decode,
+    encode,
+)
 from .churn import HISTORY, is_much, total, unusual
 from .clock import Clock, advanced, this_instant
 from .disk import DiskWriter
@@ -104,8 +114,8 @@ class Session:
         for disk in self.disks:
             disk.seal()
         clock = advanced(self._state.clock, self._clock())
-        churn = total([disk.churn for disk in self.disks])
-        why, calm = unusual(churn, self._before()) if is_much(churn) and not self.first else ("", "")
+        churn = self._churn()
+        why, calm = unusual(churn, self._before()) if not self.first else ("", "")
         point = msgspec.structs.replace(point, ran=clock.ran, churn=churn, unusual=why, calm=calm)
         point = msgspec.structs.replace(point, chain=chained(self._state.chain, point))
         self._files.make_folder(self._layout.points)
@@ -123,8 +133,13 @@ class Session:
                 stack.callback(disk.close)
         self.disks = []
 
+    def _churn(self) -> Churn:
+        return total([disk.churn for disk in self.disks])
+
     def _before(self) -> list[PointRecord]:
-        """The last points that can be read, oldest first."""
+        """The last points that can be read, oldest first; none are read where too little changed to be unusual."""
+        if not is_much(self._churn()):
+            return []
         names = [name for name in self._files.names(self._layout.points) if name.isdigit()]
         found = []
         for epoch in sorted(int(name) for name in names)[-2 * HISTORY :]:
