@@ -85,7 +85,7 @@ static int look_up(struct br_overlay *overlay, struct br_answer *answer, struct 
     uint64_t window = answer->start / overlay->window_size, each = overlay->point.block_size;
     size_t within = (size_t)(answer->start % overlay->window_size), opened = 0;
     struct br_map *map;
-    uint64_t settled = br_overlay_settled(overlay); /* every request waits for this lock: no call in it */
+    uint64_t settled = br_overlay_settled(overlay); /* before the lock: all requests share it */
     pthread_mutex_lock(&overlay->lock);
     int error = br_overlay_follow(overlay, settled, trouble);
     if (!error)
