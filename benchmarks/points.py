@@ -36,11 +36,12 @@ class Scale:
     size: int = GIB
     logs: int = 24
     dirty: float = 0.01
+    recovered: int = 4 * GIB
     rounds: int = 7
 
 
 FULL = Scale()
-QUICK = Scale(far_logs=60, far_pieces=500, size=64 * MIB, rounds=1)
+QUICK = Scale(far_logs=60, far_pieces=500, size=64 * MIB, recovered=64 * MIB, rounds=1)
 
 
 def _replica(folder: Path) -> Replica:
@@ -132,7 +133,7 @@ def serve_point(work: Path, scale: Scale) -> Results:
 
 def recover(work: Path, scale: Scale) -> Results:
     """The newest point as a file, checked, durable and not, against cp, which checks nothing, durable and not."""
-    image = images.make(work / "vm.img", scale.size, holes=0.4, changed=0.01, seed=1)
+    image = images.make(work / "vm.img", scale.recovered, holes=0.4, changed=0.01, seed=1)
     state = {"BLOCKREPLICA_STATE": str(work / "state")}
     store, copy = work / "store", work / "copy.img"
     races.run([*PROGRAM, "protect", image.path, "--to", store, "--name", "vm"], state)

@@ -16,7 +16,7 @@
 #define GRANULE 4096
 
 struct job {
-    int source, target, punch;
+    int source, target, punch, lazy;
     const struct br_blocks *blocks;
     uint64_t bytes_written;
 };
@@ -98,17 +98,19 @@ static void begin_writeback(const struct job *job, size_t index) {
 }
 
 static int copy_and_begin_writeback(void *context, void *scratch, size_t index) {
+    const struct job *job = context;
     int error = copy_window(context, scratch, index);
-    if (error == 0)
+    if (error == 0 && !job->lazy)
         begin_writeback(context, index);
     return error;
 }
 
-int br_copy_file(int source, int target, const struct br_blocks *blocks, int punch, uint64_t *bytes_written) {
+int br_copy_file(int source, int target, const struct br_blocks *blocks, struct br_copy_how how,
+                 uint64_t *bytes_written) {
     struct br_blocks few = *blocks;
     if (few.threads == 0) /* writes to one file go one at a time: more threads would only wait */
         few.threads = br_cpu_count() < 2 ? 1 : 2;
-    struct job job = {source, target, punch, &few, 0};
+    struct job job = {source, target, how.punch, how.lazy, &few, 0};
     int error = br_for_windows(source, &few, 1, copy_and_begin_writeback, &job);
     *bytes_written = job.bytes_written;
     return error;

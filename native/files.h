@@ -23,9 +23,13 @@ int br_checksum_file(int fd, const struct br_blocks *blocks, uint64_t *bytes_rea
 
 /* Copy to the same offset of `target`, building the table. Only runs of 4 KiB that are not zero are written.
  * With `punch`, the target's data behind zeros of the source is punched out; without it the target must read
- * as zeros there already. The target's size grows only as far as data is written. Writeback is begun, nothing
- * is synced. */
-int br_copy_file(int source, int target, const struct br_blocks *blocks, int punch, uint64_t *bytes_written);
+ * as zeros there already. The target's size grows only as far as data is written. Writeback is begun,
+ * unless the copy is `lazy`; nothing is synced. */
+struct br_copy_how {
+    int punch, lazy;
+};
+int br_copy_file(int source, int target, const struct br_blocks *blocks, struct br_copy_how how,
+                 uint64_t *bytes_written);
 
 /* Compare, building the table of the primary; sets bit i of `dirty` where granule i (from blocks->offset on)
  * differs. The block size is a multiple of the granule. A replica that ends early goes on in zeros. */

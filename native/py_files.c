@@ -49,15 +49,17 @@ static PyObject *checksum_file(ARGUMENTS) {
 
 static PyObject *copy_file(ARGUMENTS) {
     TAKE(copy_file, FD(source_fd), FD(target_fd), OFFSET(offset), OFFSET(length), NUMBER(block_size),
-         WRITE(out), OPTION(seed), OPTION(threads), {"punch", BR_FLAG, BR_KEYWORD_ONLY, 0});
+         WRITE(out), OPTION(seed), OPTION(threads), {"punch", BR_FLAG, BR_KEYWORD_ONLY, 0},
+         {"lazy", BR_FLAG, BR_KEYWORD_ONLY, 0});
     struct br_blocks blocks;
     const char *wrong = take_blocks(&a, 2, 5, 6, &blocks);
     if (wrong)
         return br_reject(&a, wrong);
+    struct br_copy_how how = {a.number[8] != 0, a.number[9] != 0};
     uint64_t written = 0;
     int error;
     Py_BEGIN_ALLOW_THREADS;
-    error = br_copy_file((int)a.number[0], (int)a.number[1], &blocks, a.number[8] != 0, &written);
+    error = br_copy_file((int)a.number[0], (int)a.number[1], &blocks, how, &written);
     Py_END_ALLOW_THREADS;
     return br_finish_number(&a, error, written);
 }

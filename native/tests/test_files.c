@@ -64,9 +64,10 @@ static void files_are_read_copied_and_compared(unsigned threads) {
         CHECK((dirty[bit / 8] >> bit % 8 & 1) ==
               (memcmp(content + bit * granule, other + bit * granule, granule) != 0));
     memset(table, 1, sizeof table);
-    CHECK(br_copy_file(source, fresh, &blocks, 0, &amount) == 0 && memcmp(table, wanted, sizeof table) == 0);
+    CHECK(br_copy_file(source, fresh, &blocks, (struct br_copy_how){0, 0}, &amount) == 0 &&
+          memcmp(table, wanted, sizeof table) == 0);
     holds(fresh, content);
-    CHECK(br_copy_file(source, stale, &blocks, 1, &amount) == 0);
+    CHECK(br_copy_file(source, stale, &blocks, (struct br_copy_how){1, 1}, &amount) == 0);
     holds(stale, content);
     close(source);
     close(stale);
@@ -80,7 +81,7 @@ static void errors_come_out_of_every_thread(void) {
     scribble(content);
     int source = new_file(content);
     CHECK(br_checksum_file(-1, &blocks, &amount) == EBADF);
-    CHECK(br_copy_file(source, -1, &blocks, 0, &amount) == EBADF);
+    CHECK(br_copy_file(source, -1, &blocks, (struct br_copy_how){0, 0}, &amount) == EBADF);
     CHECK(ftruncate(source, size - 1) == 0);
     CHECK(br_checksum_file(source, &blocks, &amount) == ENODATA);
     close(source);

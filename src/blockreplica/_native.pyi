@@ -21,6 +21,7 @@ def copy_file(
     seed: int = 0,
     threads: int = 0,
     punch: bool = False,
+    lazy: bool = False,
 ) -> int: ...
 def compare_files(
     primary_fd: int,

@@ -32,4 +32,9 @@ else:
 
     np = _Late()
 
-__all__ = ["Array", "Bools", "Bytes", "Rows", "np"]
+__all__ = ["Array", "Bools", "Bytes", "Rows", "load", "np"]
+
+
+def load() -> None:
+    """Load numpy: in a thread, beside what needs none yet."""
+    import numpy  # noqa: F401

@@ -89,14 +89,16 @@ class File:
             kernels.write_extents(self._fd, extents, buffer)
 
     def copy_from(
-        self, source: File, offset: int, length: int, block_size: int, table: Buffer, *, seed: int, punch: bool
-    ) -> int:
+        self, source: File, offset: int, length: int, block_size: int, table: Buffer, *,
+        seed: int, punch: bool, lazy: bool = False,
+    ) -> int:  # fmt: skip
         """Copy an extent of `source` to the same offset here, building its checksum table on the way.
 
         See `kernels.copy_file`; returns the bytes written.
         """
         with source.window(offset, length) as fd, translated(self.path, f"copying {source.path} from offset {offset}"):
-            return kernels.copy_file(fd, self._fd, offset, length, block_size, table, seed=seed, punch=punch)
+            how = {"punch": punch, "lazy": lazy}
+            return kernels.copy_file(fd, self._fd, offset, length, block_size, table, seed=seed, **how)
 
     def clone_from(self, source: File) -> bool:
         """Become a copy of `source` that shares its blocks; False where the file system can't do that."""

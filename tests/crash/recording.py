@@ -54,8 +54,9 @@ class RecordingFile(File):
             self.pwrite(view[start : start + length], offset)
 
     def copy_from(
-        self, source: File, offset: int, length: int, block_size: int, table: Any, *, seed: int, punch: bool
-    ) -> int:
+        self, source: File, offset: int, length: int, block_size: int, table: Any, *,
+        seed: int, punch: bool, lazy: bool = False,
+    ) -> int:  # fmt: skip
         content = source.pread(length, offset)
         kernels.checksum_buffer(content, block_size, table, seed=seed)
         written = 0

@@ -55,13 +55,15 @@ def copy_file(
     seed: int = 0,
     threads: int = 0,
     punch: bool = False,
+    lazy: bool = False,  # noqa: ARG001 - here nothing is begun
 ) -> int:
     """Copy an extent to the same offset of another file, building its checksum table; returns the bytes written.
 
     Only runs of 4 KiB (aligned in the file) that are not all zero are written, so holes stay holes. With `punch` the
     target may hold stale data: it is punched out wherever the source reads as zeros. Without it the target must read as
     zeros there already. The target grows only as far as data is written: whoever wants its size right truncates.
-    Writeback of the copy is begun, so that the caller's fsync finds most of it done; nothing is synced here.
+    Writeback of the copy is begun, so that the caller's fsync finds most of it done; nothing is synced here. Who will
+    not fsync asks for a `lazy` copy.
     `threads=0` is two at the most, because writes to one file go one at a time. Errors as in `checksum_file`.
     """
     offset, length = check_extent("copy_file", offset, length)

@@ -19,7 +19,8 @@ from pathlib import Path
 import msgspec
 
 from .. import kernels
-from ..arrays import Bools, Bytes, np
+from ..ahead import Aside
+from ..arrays import Bools, Bytes, load, np
 from ..checksums import ENTRY_SIZE, PAGE_ENTRIES, block_count
 from ..errors import (
     GOES_ON,
@@ -175,12 +176,15 @@ def _write_whole(job: _Job, target: File) -> None:
         target.forget_cache()
     elif size > 0:
         begun = target.clone_from(job.reader.image)
+    if not begun:
+        Aside(load)  # beside the copying of the first window, whose checksums need it
     target.truncate(size)
     for window in windows(size, WINDOW_BLOCKS * job.reader.block_size):
         if begun:
             _mend_window(job, target, window)
         else:
-            _require_right(job, target, window, copy_window(job.reader, target, window))
+            table = copy_window(job.reader, target, window, lazy=not job.durable)
+            _require_right(job, target, window, table)
         job.progress.advance(window.length)
 
 
@@ -238,7 +242,7 @@ def read_checked(reader: PointReader, offset: int, length: int) -> bytes:
     return bytes(content[offset - extent.offset :][:length])
 
 
-def copy_window(reader: PointReader, target: File, window: Extent) -> bytearray:
+def copy_window(reader: PointReader, target: File, window: Extent, *, lazy: bool = False) -> bytearray:
     """Write one window of the point to `target` (which holds nothing there) and return its checksums.
 
     What no undo log names is copied from the newest content; the rest is put together in memory. A sync may overwrite
@@ -254,7 +258,9 @@ def copy_window(reader: PointReader, target: File, window: Extent) -> bytearray:
                 continue  # a hole, whose checksums are zeros
             at = (run.offset - window.offset) // block_size * ENTRY_SIZE
             entries = memoryview(table)[at : at + block_count(run.length, block_size) * ENTRY_SIZE]
-            target.copy_from(reader.image, run.offset, run.length, block_size, entries, seed=reader.seed, punch=False)
+            target.copy_from(
+                reader.image, run.offset, run.length, block_size, entries, seed=reader.seed, punch=False, lazy=lazy
+            )
     except StorageError:  # the newest disk is smaller than the point: what is missing stands in the undo logs
         _compose(reader, target, window, [window], table, fresh=False)
         return table
@@ -324,6 +330,8 @@ def _between(runs: list[Extent], window: Extent) -> list[Extent]:
 
 
 def _blocks_of(extents: list[Extent], window: Extent, block_size: int) -> list[Extent]:
+    if not extents:
+        return []
     blocks = np.zeros(block_count(window.length, block_size), np.bool_)
     for extent in extents:
         low = (extent.offset - window.offset) // block_size
