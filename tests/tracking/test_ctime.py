@@ -120,12 +120,13 @@ def test_a_tracker_that_has_the_image_open_is_told_by_its_socket(image: Path) ->
 
 def test_rule_6_a_close_waits_until_a_later_write_has_a_later_time(image: Path) -> None:
     """Times are stamped by a clock of some milliseconds a tick: what somebody writes in that of our last write would
-    leave the identity that was recorded."""
-    with track(image, files=HookedFiles(durable=False)) as tracked:
-        tracked.pwrite(b"a", 0)
-        ahead = time.clock_gettime_ns(CLOCK_REALTIME_COARSE) + 40_000_000
-        os.utime(image, ns=(ahead, ahead))
-    assert time.clock_gettime_ns(CLOCK_REALTIME_COARSE) > ahead
+    leave the identity that was recorded. Five times: a machine that is busy may wait by itself."""
+    for _ in range(5):
+        with track(image, files=HookedFiles(durable=False)) as tracked:
+            tracked.pwrite(b"a", 0)
+            ahead = time.clock_gettime_ns(CLOCK_REALTIME_COARSE) + 40_000_000
+            os.utime(image, ns=(ahead, ahead))
+        assert time.clock_gettime_ns(CLOCK_REALTIME_COARSE) > ahead
 
 
 def test_an_image_that_nobody_tracks_is_not_told_anything(image: Path) -> None:
