@@ -197,11 +197,21 @@ int br_overlay_renew(struct br_overlay *overlay) {
     return retired ? 0 : ENOMEM;
 }
 
+/* A sealed index grows again where its sync ended before its point: the next sync takes it up. What was drawn
+ * of it is drawn anew then. */
+static int look_again(struct br_overlay *overlay, struct br_undo *undo, struct br_trouble *trouble) {
+    if (undo->growing)
+        return br_undo_refresh(&overlay->pool, undo, trouble);
+    if (br_undo_replaced(overlay->undo_folder, undo))
+        return br_trouble(trouble, ESTALE, "undo/%s: is another one now", undo->index_name);
+    return 0;
+}
+
 /* Each index tells which epoch comes after it, so the first gap is the end. */
 static int see_all(struct br_overlay *overlay, struct br_trouble *trouble) {
     for (;;) {
         size_t count = overlay->undo_count;
-        int error = count ? br_undo_refresh(&overlay->pool, overlay->undos[count - 1], trouble) : 0;
+        int error = count ? look_again(overlay, overlay->undos[count - 1], trouble) : 0;
         if (error)
             return error;
         struct br_undo *undo = NULL;
@@ -210,7 +220,7 @@ static int see_all(struct br_overlay *overlay, struct br_trouble *trouble) {
         if (error == ENOENT)
             return 0;
         if (!error && count) /* it was sealed before that one began */
-            error = br_undo_refresh(&overlay->pool, overlay->undos[count - 1], trouble);
+            error = look_again(overlay, overlay->undos[count - 1], trouble);
         if (!error)
             error = append(overlay, undo);
         if (error && undo)
@@ -235,5 +245,9 @@ uint64_t br_overlay_settled(struct br_overlay *overlay) {
 }
 
 int br_overlay_follow(struct br_overlay *overlay, uint64_t settled, struct br_trouble *trouble) {
-    return settled && settled == overlay->awaited ? 0 : br_overlay_refresh(overlay, trouble);
+    size_t count = overlay->undo_count;
+    if (settled && settled == overlay->awaited &&
+        !(count && br_undo_replaced(overlay->undo_folder, overlay->undos[count - 1])))
+        return 0;
+    return br_overlay_refresh(overlay, trouble);
 }

@@ -36,6 +36,10 @@ static int identify(const struct br_undo *undo, struct stat *status) {
     return fstat(file->ops->fileno(file), status) < 0 ? errno : 0;
 }
 
+static int64_t changed_ns(const struct stat *status) {
+    return status->st_ctim.tv_sec * INT64_C(1000000000) + status->st_ctim.tv_nsec;
+}
+
 int br_undo_get(struct br_pool *pool, struct br_undo *undo, struct br_trouble *trouble) {
     bool opened = !undo->index.file;
     struct stat status;
@@ -95,6 +99,7 @@ static int load(struct br_undo *undo, struct br_trouble *trouble) {
     uint64_t size = (uint64_t)status.st_size;
     undo->device = status.st_dev;
     undo->inode = status.st_ino;
+    undo->changed_ns = changed_ns(&status);
     undo->last = br_get64(raw + 48) ? br_get64(raw + 48) : undo->first;
     undo->era = br_get32(raw + 56);
     name_log(undo);
@@ -140,6 +145,17 @@ bool br_undo_exists(struct br_folder *folder, uint64_t first) {
     int error = folder->ops->open(folder, name, 0, &file);
     br_file_close(&file);
     return error != ENOENT;
+}
+
+bool br_undo_replaced(struct br_folder *folder, const struct br_undo *undo) {
+    struct br_file *file = NULL;
+    struct stat status = {0};
+    int error = folder->ops->open(folder, undo->index_name, 0, &file);
+    if (!error && fstat(file->ops->fileno(file), &status) < 0)
+        error = errno;
+    br_file_close(&file);
+    return error || status.st_dev != undo->device || status.st_ino != undo->inode ||
+           changed_ns(&status) != undo->changed_ns;
 }
 
 int br_undo_open(struct br_pool *pool, uint64_t first, struct br_undo **result, struct br_trouble *trouble) {

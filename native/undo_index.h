@@ -51,6 +51,7 @@ struct br_undo {
     bool growing;
     /* The rest is for undo_index.c alone. */
     uint64_t device, inode; /* of the index */
+    int64_t changed_ns;     /* its ctime: an inode is given out again */
     uint8_t log_id[16];
     uint32_t key;
     uint64_t count[2], hint[2];
@@ -65,6 +66,8 @@ struct br_undo {
 int br_undo_open(struct br_pool *pool, uint64_t first, struct br_undo **undo, struct br_trouble *trouble);
 /* Whether there is one of that name, or it can't be told; needs no lock. */
 bool br_undo_exists(struct br_folder *folder, uint64_t first);
+/* Of a sealed one: whether its name stands for another index by now, or for none, or it can't be told. */
+bool br_undo_replaced(struct br_folder *folder, const struct br_undo *undo);
 void br_undo_free(struct br_pool *pool, struct br_undo *undo);
 
 /* See what was appended to it, and whether it was sealed meanwhile. */

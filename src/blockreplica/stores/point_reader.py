@@ -219,7 +219,7 @@ class PointReader:
             index = UndoIndex.probe(path, files=self._files)
             if index is None:
                 return
-            if self._indexes and self._indexes[-1].growing:  # no longer, now that there is a next one
+            if self._indexes:  # it grows no longer, and will not again, now that there is a next one
                 self._indexes[-1].refresh()
             self._indexes.append(index)
             if index.growing:

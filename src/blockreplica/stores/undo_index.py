@@ -126,7 +126,7 @@ class UndoIndex:
             self._parse(raw[: HEADER.size], file.size())
             count = self._extent_count + self._checksum_count
             self._whole = raw[HEADER.size :] if not self.growing and count <= SMALL_ROWS else b""
-            self._inode = os.fstat(file.fileno()).st_ino
+            self._identity = self._identity_of(os.fstat(file.fileno()))
             if self.growing:
                 self._growing_file = file
         finally:
@@ -162,10 +162,16 @@ class UndoIndex:
         name = f"{self.first:06d}" if self.last == self.first else f"{self.first:06d}-{self.last:06d}"
         return self.path.with_name(f"{name}.hrl")
 
+    def _identity_of(self, found: os.stat_result) -> tuple[int, int]:
+        """What tells it from another index of its name. One that grows is held open, so that its inode is nobody
+        else's; one that is sealed never changes, but an inode is given out again."""
+        return found.st_ino, 0 if self.growing else found.st_ctime_ns
+
     def refresh(self) -> None:
-        """See what was appended, and whether the sorted index took this one's place."""
+        """See what was appended, whether the sorted index took this one's place, and whether a sorted one grows again:
+        it does where its sync ended before its point, and the next sync took it up."""
         try:
-            if os.stat(self.path).st_ino != self._inode:
+            if self._identity_of(os.stat(self.path)) != self._identity:
                 self.close()
                 self._load()
         except FileNotFoundError:
