@@ -56,6 +56,7 @@ PRUNED, ERAS, PLAN, CLOCK = (
     ("tests/stores/test_clock.py",),
 )
 
+STILL = "                require_still(target, partial, to, files, force=job.force)\n"
 RECOVER = "recovery/recover.py"
 RECOVERED, REPAIRED = ("tests/crash/test_recover_cut.py",), ("tests/crash/test_repair_cut.py",)
 
@@ -306,8 +307,8 @@ MUTATIONS = [
     Mutation(
         "the name before the content",
         RECOVER,
-        "                target.sync()\n                _put_in_place(partial, to, files)\n",
-        "                _put_in_place(partial, to, files)\n                target.sync()\n",
+        "                target.sync()\n" + STILL + "                _put_in_place(partial, to, files)\n",
+        STILL + "                _put_in_place(partial, to, files)\n                target.sync()\n",
         RECOVERED,
     ),
     Mutation(

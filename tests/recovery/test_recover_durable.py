@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from blockreplica.cli.main import run
-from blockreplica.errors import UsageError
+from blockreplica.errors import BusyError, RefusedError, UsageError
+from blockreplica.files import FILES, File, Files
+from blockreplica.recovery.convert import PARTIAL
 from blockreplica.recovery.recover import recover
+from blockreplica.recovery.serve import PLUGIN
 from blockreplica.stores import DirectoryStore
 from crash.recording import RecordingFiles
 from replication.world import World, write
@@ -52,3 +57,42 @@ def test_the_command_says_what_is_not_on_the_disk_for_certain(world: World, caps
         assert run(["recover", "vm", "--store", str(world.store), "--to", str(out), "--json", *options]) == 0
         assert json.loads(capsys.readouterr().out)["durable"] is durable
         assert out.read_bytes() == world.models["1.2"][0]
+
+
+class Meddling(Files):
+    """While a recovery writes, somebody else does something."""
+
+    def __init__(self, what: Callable[[], object]) -> None:
+        self.what = what
+
+    def is_at(self, file: File, path: Path) -> bool:
+        if path.name.endswith(PARTIAL) and file.size():
+            self.what()
+        return super().is_at(file, path)
+
+
+@pytest.mark.parametrize("durable", [True, False])
+@pytest.mark.parametrize("image_format", ["raw", "qcow2"])
+def test_a_file_that_came_to_be_meanwhile_stays(world: World, image_format: str, *, durable: bool) -> None:
+    if image_format != "raw" and (shutil.which("qemu-img") is None or not PLUGIN.exists()):
+        pytest.skip("qemu-img or the plugin is missing")
+    out = world.folder / "out.img"
+    files = Meddling(lambda: out.write_bytes(b"precious"))
+    with pytest.raises(RefusedError, match="meanwhile"):
+        recover(DirectoryStore(world.store).replica("vm"), "1.1", out, image_format=image_format, durable=durable,
+                files=files)  # fmt: skip
+    assert out.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("image_format", ["raw", "qcow2"])
+def test_two_recoveries_to_one_file_are_one_too_many_in_every_format(world: World, image_format: str) -> None:
+    if image_format != "raw" and (shutil.which("qemu-img") is None or not PLUGIN.exists()):
+        pytest.skip("qemu-img or the plugin is missing")
+    out = world.folder / "out.img"
+    with FILES.open(out.with_name(out.name + PARTIAL), write=True, create=True) as theirs:
+        theirs.pwrite(b"theirs", 0)
+        assert theirs.lock()
+        with pytest.raises(BusyError):
+            recover(DirectoryStore(world.store).replica("vm"), "1.1", out, image_format=image_format)
+        assert FILES.is_at(theirs, theirs.path)
+        assert theirs.pread(6, 0) == b"theirs"

@@ -12,7 +12,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from threading import RLock
+from typing import TYPE_CHECKING, Any
 
 from ..arrays import np
 from ..errors import StorageError, translated
@@ -34,10 +35,13 @@ ZERO = 2  # of base:allocation: reads as zeros
 class NbdFile(File):
     """An export, for reading. `contexts` beyond `base:allocation` may be asked for their extents."""
 
-    __slots__ = ("_handle", "_size")
+    __slots__ = ("_handle", "_size", "_turn")
 
     def __init__(self, socket: Path, export: str, *, contexts: tuple[str, ...] = ()) -> None:
         super().__init__(Path(f"{socket}:{export}"), -1)
+        # A scan reads aside while what differed is read: one thread at a time, for what is done is told to whoever
+        # asks, and a call that keeps the GIL must not wait for the handle of one that wants it.
+        self._turn = RLock()
         lib = library()
         self._handle = lib.nbd_create()
         try:
@@ -98,10 +102,11 @@ class NbdFile(File):
 
     def close(self) -> None:
         """Disconnect; a second call does nothing."""
-        handle, self._handle = self._handle, None
-        if handle:
-            library().nbd_shutdown(handle, 0)
-            library().nbd_close(handle)
+        with self._turn:
+            handle, self._handle = self._handle, None
+            if handle:
+                library().nbd_shutdown(handle, 0)
+                library().nbd_close(handle)
 
     def _data(self, within: Extent, base: int) -> list[tuple[int, int, int]]:
         return [
@@ -122,7 +127,9 @@ class NbdFile(File):
             return 0
 
         callback = ExtentCallback(EXTENT_CALLBACK(told), None, None)
-        self._check(library().nbd_block_status(self._handle, length, offset, callback, 0), f"looking from {offset}")
+        with self._turn:
+            status = library().nbd_block_status(self._connected(), length, offset, callback, 0)
+            self._check(status, f"looking from {offset}")
         if not found or found[0][0] == 0:
             raise StorageError(f"{self.path}: the server told nothing of {context} at offset {offset}")
         return found
@@ -130,8 +137,12 @@ class NbdFile(File):
     def _read(self, rows: list[tuple[int, int, int]], buffer: Buffer) -> None:
         """Read (offset, length, place in `buffer`) rows, several requests in flight."""
         view = memoryview(buffer).cast("B")
-        if not rows or not len(view):
-            return
+        if rows and len(view):
+            with self._turn:
+                self._read_alone(rows, view)
+
+    def _read_alone(self, rows: list[tuple[int, int, int]], view: memoryview) -> None:
+        handle = self._connected()
         memory = (ctypes.c_char * len(view)).from_buffer(view)
         base, flight, read = ctypes.addressof(memory), set[int](), at_once().nbd_aio_pread
         try:
@@ -141,7 +152,7 @@ class NbdFile(File):
                     while len(flight) >= IN_FLIGHT:
                         self._wait(flight)
                     piece = min(PIECE, length - at)
-                    cookie = read(self._handle, base + place + at, piece, offset + at, Completion(), 0)
+                    cookie = read(handle, base + place + at, piece, offset + at, Completion(), 0)
                     flight.add(self._check(cookie, f"reading {piece} bytes at offset {offset + at}"))
             while flight:
                 self._wait(flight)
@@ -157,6 +168,11 @@ class NbdFile(File):
         while flight and (done := self._check(lib.nbd_aio_peek_command_completed(self._handle), "reading")):
             self._check(lib.nbd_aio_command_completed(self._handle, done), "reading")
             flight.remove(done)
+
+    def _connected(self) -> Any:
+        if self._handle is None:
+            raise StorageError(f"{self.path}: the connection was closed behind an earlier error")
+        return self._handle
 
     def _check(self, result: int, doing: str) -> int:
         if result < 0:

@@ -40,12 +40,11 @@ from ..progress import SILENT, Progress
 from ..stores import PointReader, Replica
 from ..stores.layout import store_around
 from ..stores.point_reader import DAMAGED, LOST, TRUSTED
-from .convert import convert
+from .convert import PARTIAL, convert, require_still
 
 WINDOW_BLOCKS = PAGE_ENTRIES * 8
 READ_BYTES = 8 << 20
 GRANULE = 4096
-PARTIAL = ".blockreplica-partial"  # a name that nobody else's file has: what stands there is taken up
 RIGHT, WRONG, UNKNOWN = 0, 1, 2
 
 
@@ -75,11 +74,10 @@ def recover(
         if image_format != "raw":
             if unchecked:
                 raise UsageError(f"a recovery to {image_format} is always checked")
-            partial = to.with_name(to.name + PARTIAL)
-            convert(replica, point.id, disk, image_format, to, partial, progress, files, durable=durable)
+            convert(replica, point.id, disk, image_format, to, progress, files, durable=durable, force=force)
             return point.id
         with replica.reader(point, disk) as reader:
-            job = _Job(reader, unchecked, in_place, durable, progress)
+            job = _Job(reader, unchecked, in_place, durable, force, progress)
             progress.start(f"recovering {point.id}", part.length if part else reader.size)
             if in_place:
                 with files.open(to, write=True) as target:
@@ -94,6 +92,7 @@ class _Job(msgspec.Struct, frozen=True):
     unchecked: bool
     in_place: bool
     durable: bool
+    force: bool
     progress: Progress
 
 
@@ -145,8 +144,10 @@ def _beside(job: _Job, to: Path, part: Extent | None, files: Files) -> None:
                 _write_whole(job, target)
             if job.durable:
                 target.sync()
+                require_still(target, partial, to, files, force=job.force)
                 _put_in_place(partial, to, files)
             else:
+                require_still(target, partial, to, files, force=job.force)
                 files.rename(partial, to)
         except BlockReplicaError as error:  # a full disk, too, is not kept full; being interrupted leaves it, to go on
             with suppress(BlockReplicaError):
