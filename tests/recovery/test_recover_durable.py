@@ -96,3 +96,20 @@ def test_two_recoveries_to_one_file_are_one_too_many_in_every_format(world: Worl
             recover(DirectoryStore(world.store).replica("vm"), "1.1", out, image_format=image_format)
         assert FILES.is_at(theirs, theirs.path)
         assert theirs.pread(6, 0) == b"theirs"
+
+
+@pytest.mark.parametrize("image_format", ["raw", "qcow2"])
+def test_what_somebody_put_in_the_place_of_a_recovery_is_not_removed(world: World, image_format: str) -> None:
+    if image_format != "raw" and (shutil.which("qemu-img") is None or not PLUGIN.exists()):
+        pytest.skip("qemu-img or the plugin is missing")
+    out = world.folder / "out.img"
+    partial = out.with_name(out.name + PARTIAL)
+
+    def replace() -> None:
+        partial.unlink()
+        partial.write_bytes(b"theirs")
+
+    with pytest.raises(BusyError, match="another file"):
+        recover(DirectoryStore(world.store).replica("vm"), "1.1", out, image_format=image_format,
+                files=Meddling(replace))  # fmt: skip
+    assert partial.read_bytes() == b"theirs"

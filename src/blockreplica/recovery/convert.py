@@ -49,8 +49,9 @@ def convert(
                 held.sync()
             require_still(held, partial, to, files, force=force)
             files.rename(partial, to)
-        except BaseException:
-            files.unlink(partial)
+        except BaseException:  # Ctrl-C too: it is begun anew
+            if files.is_at(held, partial):
+                files.unlink(partial)
             raise
     if durable:
         files.sync_folder(to.parent)

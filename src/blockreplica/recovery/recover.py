@@ -151,7 +151,8 @@ def _beside(job: _Job, to: Path, part: Extent | None, files: Files) -> None:
                 files.rename(partial, to)
         except BlockReplicaError as error:  # a full disk, too, is not kept full; being interrupted leaves it, to go on
             with suppress(BlockReplicaError):
-                files.unlink(partial)
+                if files.is_at(target, partial):
+                    files.unlink(partial)
             if isinstance(error, NoSpaceError):
                 told = str(error).removesuffix(GOES_ON)
                 raise NoSpaceError(f"{told}: what was written is removed, so it begins anew") from error
